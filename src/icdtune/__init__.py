@@ -1,0 +1,3 @@
+"""icdtune: post-train language models into medical coders, and prove it."""
+
+__version__ = "0.1.0"

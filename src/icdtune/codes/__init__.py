@@ -1,0 +1,1 @@
+"""Code systems: tables, canonical form, hierarchy, search and maps."""

@@ -1,0 +1,87 @@
+"""Full-text search over titles and inclusion terms, ranked by BM25."""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import bm25s
+
+from icdtune.codes.systems import get_system
+from icdtune.codes.tables import ensure_tables, load_table
+from icdtune.files import atomic_directory
+
+_WORD = re.compile(r"[a-z0-9]+")
+_STOP = frozenset("a an and by for from in nos of on or other the to unspecified with without".split())
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A search result."""
+
+    code: str
+    title: str
+    billable: bool
+    score: float
+
+
+def words(text: str) -> list[str]:
+    """Search words of a text: lower case, no stop words, plural s cut."""
+    found = []
+    for word in _WORD.findall(text.casefold()):
+        if word not in _STOP:
+            plural = len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is"))
+            found.append(word[:-1] if plural else word)
+    return found
+
+
+@functools.cache
+def _index(system: str) -> bm25s.BM25:
+    """The BM25 index of a system, memory-mapped from the cache, built there on first use."""
+    directory: Path = ensure_tables() / f"{system}.bm25"
+    if not directory.exists():
+        table = load_table(system)
+        titles = table.titles(table.codes)
+        terms = table.notes_column("inclusion_terms")
+        documents = [
+            words(" ".join([title, *inclusion])) or ["-"]
+            for title, inclusion in zip(titles, terms, strict=True)
+        ]
+        index = bm25s.BM25()
+        index.index(documents, show_progress=False)
+        with atomic_directory(directory, overwrite=True) as temporary:
+            index.save(temporary, show_progress=False)
+    return bm25s.BM25.load(directory, mmap=True, load_vocab=True)
+
+
+def search(query: str, system: str = "icd10cm", count: int = 10, billable: bool = False) -> list[Hit]:
+    """Codes whose title and inclusion terms match the query best, best first.
+
+    Args:
+        query: words in any order.
+        system: name of the code system.
+        count: how many hits at most.
+        billable: leave out nodes that are not billable.
+
+    Returns:
+        Hits with positive score; equal scores in the order of the tree.
+    """
+    import numpy as np
+
+    table = load_table(get_system(system).name)
+    index = _index(system)
+    known = [word for word in words(query) if word in index.vocab_dict]
+    if not known:
+        return []
+    scores = index.get_scores(known)
+    hits: list[Hit] = []
+    for row in np.argsort(-scores, kind="stable"):
+        if scores[row] <= 0 or len(hits) == count:
+            break
+        code = table.codes[row]
+        bills = table.billable(code)
+        if bills or not billable:
+            hits.append(Hit(code, table.title(code), bills, float(scores[row])))
+    return hits

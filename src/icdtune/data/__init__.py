@@ -1,0 +1,7 @@
+"""Corpora: the directory format, label spaces, predictions, and one file per source."""
+
+SOURCES: dict[str, str] = {
+    "synthetic": "icdtune.data.synthetic:prepare",
+    "codiesp": "icdtune.data.codiesp:prepare",
+}
+"""Source name -> "module:function" that prepares a corpus of it (imported when asked for)."""

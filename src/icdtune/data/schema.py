@@ -1,0 +1,355 @@
+"""The corpus directory: what it holds, and the checks that every reader relies on.
+
+A corpus is `corpus.json`, one parquet file per split (note_id, subject_id, text, codes) and optional
+`evidence.parquet` and `labels/NAME.json`; see docs/corpus.md. Null codes mean unlabelled, an empty
+list means coded as nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from icdtune.codes.systems import get_system
+from icdtune.errors import IcdtuneError
+from icdtune.files import read_json
+
+NOTE_SCHEMA = pa.schema(
+    [
+        pa.field("note_id", pa.string(), nullable=False),
+        pa.field("subject_id", pa.string(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("codes", pa.list_(pa.string())),
+    ]
+)
+EVIDENCE_SCHEMA = pa.schema(
+    [
+        pa.field("note_id", pa.string(), nullable=False),
+        pa.field("code", pa.string(), nullable=False),
+        pa.field("start", pa.int32(), nullable=False),
+        pa.field("end", pa.int32(), nullable=False),
+        pa.field("group", pa.int32(), nullable=False),
+    ]
+)
+BATCH = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One clinical note. `codes` is the source's order, principal first; None is unlabelled."""
+
+    note_id: str
+    subject_id: str
+    text: str
+    codes: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Evidence: characters [start, end) of a note for a code; `group` ties discontinuous pieces."""
+
+    note_id: str
+    code: str
+    start: int
+    end: int
+    group: int
+
+
+class SplitInfo(BaseModel):
+    """Counts of one split."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    notes: int
+    subjects: int
+    labelled: int
+    mentions: int
+    distinct_codes: int
+
+
+class CorpusInfo(BaseModel):
+    """The content of corpus.json."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    code_systems: dict[str, str]
+    fiscal_year: str
+    source: str
+    options: dict[str, Any] = {}
+    filters: dict[str, int] = {}
+    standing: dict[str, dict[str, int]] = {}
+    waivers: dict[str, int] = {}
+    splits: dict[str, SplitInfo]
+    hash: str
+    protected: bool
+    icdtune_version: str
+
+
+class RowHash:
+    """Hash of canonical rows: SHA-256 a split, combined by split name; file layout plays no part."""
+
+    def __init__(self) -> None:
+        self._splits: dict[str, Any] = {}
+
+    def add(self, split: str, note: Note) -> None:
+        """Take in the next row of a split."""
+        row = json.dumps(
+            [note.note_id, note.subject_id, note.text, note.codes],
+            ensure_ascii=False,
+            separators=(",", ":"),
+        )
+        digest = self._splits.setdefault(split, hashlib.sha256())
+        digest.update(row.encode("utf-8", "surrogatepass") + b"\n")
+
+    def hexdigest(self) -> str:
+        """The hash of all splits."""
+        total = hashlib.sha256()
+        for split in sorted(self._splits):
+            total.update(f"{split}:{self._splits[split].hexdigest()}\n".encode())
+        return total.hexdigest()
+
+
+class Corpus:
+    """A corpus directory, opened and checked.
+
+    Opening checks corpus.json, every split's schema, note ids, subjects and codes (columns only, not
+    the text); iterating checks the text. Each finding is an IcdtuneError naming file, row and field.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.info = _read_info(self.path)
+        self._check()
+
+    @property
+    def splits(self) -> list[str]:
+        """Names of the splits, as corpus.json lists them."""
+        return list(self.info.splits)
+
+    def notes(self, split: str) -> Iterator[Note]:
+        """Stream a split's notes in file order."""
+        path = self._split_path(split)
+        row = 0
+        for batch in parquet_batches(path):
+            ids, subjects, texts, codes = (batch[name].to_pylist() for name in NOTE_SCHEMA.names)
+            for note_id, subject_id, text, gold in zip(ids, subjects, texts, codes, strict=True):
+                if not text or text.isspace():
+                    raise IcdtuneError(
+                        f'{path} row {row}: field "text" of note {note_id} is empty. '
+                        f"Remove the note or prepare the corpus again"
+                    )
+                yield Note(note_id, subject_id, text, None if gold is None else tuple(gold))
+                row += 1
+
+    def columns(self, split: str, *names: str) -> pa.Table:
+        """Some columns of a split, as an Arrow table."""
+        return read_parquet(self._split_path(split), list(names))
+
+    def evidence(self) -> Iterator[Span]:
+        """Stream the evidence spans; none where the corpus has no evidence.parquet."""
+        path = self.path / "evidence.parquet"
+        if path.exists():
+            for batch in parquet_batches(path):
+                columns = [batch[name].to_pylist() for name in EVIDENCE_SCHEMA.names]
+                yield from (Span(*row) for row in zip(*columns, strict=True))
+
+    def row_hash(self) -> str:
+        """Hash of the rows as they are on disk; equals `info.hash` unless a file was changed."""
+        rows = RowHash()
+        for split in self.splits:
+            for note in self.notes(split):
+                rows.add(split, note)
+        return rows.hexdigest()
+
+    def _split_path(self, split: str) -> Path:
+        if split not in self.info.splits:
+            raise IcdtuneError(
+                f'{self.path} has no split "{split}". It has: {", ".join(self.info.splits)}'
+            )
+        return self.path / f"{split}.parquet"
+
+    def _check(self) -> None:
+        owner: dict[str, str] = {}
+        waived = self.info.waivers.get("subjects_in_two_splits", 0)
+        for split, info in self.info.splits.items():
+            path = self._split_path(split)
+            _check_schema(path, NOTE_SCHEMA)
+            table = read_parquet(path, ["note_id", "subject_id", "codes"])
+            if table.num_rows != info.notes:
+                raise IcdtuneError(
+                    f"{path} has {table.num_rows} rows where corpus.json says {info.notes}. "
+                    f"Prepare the corpus again"
+                )
+            for name in ("note_id", "subject_id"):
+                _check_filled(path, name, table[name])
+            _check_unique(path, table["note_id"])
+            _check_codes(path, table["codes"], self.info.code_systems)
+            if waived:
+                continue
+            for subject in pc.unique(table["subject_id"]).to_pylist():
+                if owner.setdefault(subject, split) != split:
+                    row = pc.index(table["subject_id"], subject).as_py()
+                    raise IcdtuneError(
+                        f'{path} row {row}: field "subject_id": subject {subject} is also in split '
+                        f'"{owner[subject]}". Split by subject, or count a waiver in corpus.json'
+                    )
+
+
+def canonical_code(raw: str, code_systems: dict[str, str]) -> str | None:
+    """Canonical form of a code in a corpus's systems, None where it is malformed in all of them.
+
+    A code that both grammars take belongs to the system whose canonical form it is already, with
+    the dot as the system has it; undotted, to the diagnosis system where the tables hold it there.
+    """
+    forms = {role: get_system(name).canonical(raw) for role, name in code_systems.items()}
+    diagnosis, procedure = forms.get("diagnosis"), forms.get("procedure")
+    if diagnosis is None or procedure is None:
+        return diagnosis if procedure is None else procedure
+    if diagnosis == procedure or "." in raw.strip().rstrip("."):
+        return diagnosis
+    if procedure == raw:
+        return procedure
+    from icdtune.codes.tables import load_table
+
+    return diagnosis if diagnosis in load_table(code_systems["diagnosis"]) else procedure
+
+
+def is_canonical(code: str, code_systems: dict[str, str]) -> bool:
+    """Whether a code is well formed and written canonically in one of the corpus's systems."""
+    return any(get_system(name).canonical(code) == code for name in code_systems.values())
+
+
+def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Read columns of a parquet file; IcdtuneError where it is absent, truncated or lacks one."""
+    _check_columns(path, columns or [])
+    try:
+        return pq.read_table(path, columns=columns, partitioning=None)
+    except (pa.ArrowInvalid, pa.ArrowIOError) as error:
+        raise _damaged(path) from error
+
+
+def parquet_batches(path: Path) -> Iterator[pa.RecordBatch]:
+    """Stream the record batches of a parquet file; IcdtuneError where it is absent or truncated."""
+    _check_columns(path, [])
+    try:
+        with pq.ParquetFile(path) as file:
+            yield from file.iter_batches(batch_size=BATCH)
+    except (pa.ArrowInvalid, pa.ArrowIOError) as error:
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> IcdtuneError:
+    return IcdtuneError(
+        f"{path} is damaged or cut short: not a readable parquet file. Write the file again"
+    )
+
+
+def _parquet_schema(path: Path) -> pa.Schema:
+    if not path.is_file():
+        raise IcdtuneError(f"{path} does not exist")
+    try:
+        return pq.read_schema(path)
+    except (pa.ArrowInvalid, pa.ArrowIOError) as error:
+        raise _damaged(path) from error
+
+
+def _check_columns(path: Path, names: list[str]) -> None:
+    schema = _parquet_schema(path)
+    for name in names:
+        if name not in schema.names:
+            raise IcdtuneError(f'{path} lacks the field "{name}". See docs/corpus.md')
+
+
+def _check_schema(path: Path, expected: pa.Schema) -> None:
+    found = _parquet_schema(path)
+    for field in expected:
+        if field.name not in found.names:
+            raise IcdtuneError(f'{path} lacks the field "{field.name}". See docs/corpus.md')
+        kind = found.field(field.name).type
+        if not _same_type(kind, field.type):
+            raise IcdtuneError(
+                f'{path}: field "{field.name}" is {kind}, not {field.type}. See docs/corpus.md'
+            )
+
+
+def _same_type(found: pa.DataType, expected: pa.DataType) -> bool:
+    if pa.types.is_list(expected):
+        lists = pa.types.is_list(found) or pa.types.is_large_list(found)
+        return lists and _same_type(found.value_type, expected.value_type)
+    if pa.types.is_string(expected):
+        return pa.types.is_string(found) or pa.types.is_large_string(found)
+    return found == expected
+
+
+def _check_filled(path: Path, name: str, column: pa.ChunkedArray) -> None:
+    empty = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(column), ""), True)
+    row = pc.index(empty, True).as_py()
+    if row >= 0:
+        raise IcdtuneError(f'{path} row {row}: field "{name}" is empty. Give every note one')
+
+
+def _check_unique(path: Path, ids: pa.ChunkedArray) -> None:
+    if pc.count_distinct(ids).as_py() == len(ids):
+        return
+    seen: set[str] = set()
+    for row, note_id in enumerate(ids.to_pylist()):
+        if note_id in seen:
+            raise IcdtuneError(
+                f'{path} row {row}: field "note_id": {note_id} stands twice. Note ids are unique'
+            )
+        seen.add(note_id)
+
+
+def _check_codes(path: Path, column: pa.ChunkedArray, systems: dict[str, str]) -> None:
+    distinct = pc.unique(pc.list_flatten(column)).to_pylist()
+    bad = {code for code in distinct if code is None or not is_canonical(code, systems)}
+    if not bad:
+        return
+    for row, codes in enumerate(column.to_pylist()):
+        for code in codes or ():
+            if code in bad:
+                raise malformed(f"{path} row {row}", code, systems)
+
+
+def malformed(where: str, code: str | None, systems: dict[str, str]) -> IcdtuneError:
+    """The error for a code that is not canonical in any of the corpus's systems."""
+    titles = " or ".join(get_system(name).title for name in systems.values())
+    form = None if code is None else canonical_code(code, systems)
+    hint = f' (canonical: "{form}")' if form else ""
+    return IcdtuneError(
+        f'{where}: field "codes": "{code}" is not a canonical code of {titles}{hint}. '
+        f"Correct it, or set it aside with --invalid-codes quarantine when preparing"
+    )
+
+
+def _read_info(directory: Path) -> CorpusInfo:
+    path = directory / "corpus.json"
+    if not path.is_file():
+        raise IcdtuneError(
+            f"{directory} is not a corpus: it has no corpus.json. "
+            f"Make one with: icdtune prepare SOURCE --out {directory}"
+        )
+    try:
+        info = CorpusInfo.model_validate(read_json(path))
+    except ValidationError as error:
+        raise IcdtuneError(f"{path}: {first_problem(error)}. See docs/corpus.md") from None
+    for name in info.code_systems.values():
+        get_system(name)
+    return info
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first finding of a validation, as: field "a.b": what is wrong."""
+    problem = error.errors(include_input=False, include_url=False)[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    return f'field "{where}": {problem["msg"]}' if where else problem["msg"]

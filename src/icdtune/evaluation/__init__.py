@@ -1,0 +1,1 @@
+"""Evaluation: counts, metrics, intervals, slices and paired tests under one protocol."""
