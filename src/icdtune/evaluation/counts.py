@@ -56,7 +56,6 @@ class Totals:
         true_positive, predicted, gold: (codes, resamples).
         sums: name -> (resamples,).
         in_space, valid, seen: (codes,); `seen` is gold in the whole evaluated split.
-        defined_share: share of label-space codes with any gold or prediction in the whole split.
     """
 
     true_positive: Floats
@@ -66,7 +65,6 @@ class Totals:
     in_space: Bools
     valid: Bools
     seen: Bools
-    defined_share: float = 1.0
 
     def select(self, codes: Bools) -> Totals:
         """The same totals over some codes only."""
@@ -78,7 +76,6 @@ class Totals:
             self.in_space[codes],
             self.valid[codes],
             self.seen[codes],
-            self.defined_share,
         )
 
 

@@ -1,9 +1,6 @@
 """Metrics as pure functions of totals: each takes `Totals` and returns one value a resample.
 
-Definitions follow scikit-learn with `zero_division=0`. In a bootstrap resample a rare code can lose
-all its notes; macro averages then run over the codes that are defined in the resample, scaled by the
-share defined in the whole split, so that intervals are not pulled to zero by codes that were merely
-not drawn. On the whole split this is exactly the usual average.
+Definitions follow scikit-learn with `zero_division=0`.
 """
 
 from __future__ import annotations
@@ -23,7 +20,6 @@ def whole(counts: Counts) -> Totals:
         np.asarray(matrix.sum(axis=0)).reshape(-1, 1)
         for matrix in (counts.true_positive, counts.predicted, counts.gold)
     )
-    defined = ((gold + predicted) > 0).ravel()[counts.in_space]
     return Totals(
         tp,
         predicted,
@@ -32,7 +28,6 @@ def whole(counts: Counts) -> Totals:
         counts.in_space,
         counts.valid,
         gold.ravel() > 0,
-        float(defined.mean()) if len(defined) else 1.0,
     )
 
 
@@ -58,13 +53,10 @@ def micro_f1(t: Totals) -> Floats:
     return ratio(2 * t.true_positive.sum(0, dtype=float), bottom)
 
 
-def _mean_defined(values: Floats, defined: Bools, share: float) -> Floats:
-    return ratio((values * defined).sum(0), defined.sum(0)) * share
-
-
-def _macro(t: Totals, values: Floats, mask: Bools) -> Floats:
-    defined = ((t.gold + t.predicted) > 0) & mask[:, None]
-    return _mean_defined(values, defined, t.defined_share)
+def _mean(values: Floats, codes: Bools) -> Floats:
+    """Mean of (codes, resamples) values over the codes that count in each resample."""
+    codes = np.broadcast_to(codes, values.shape)
+    return ratio((values * codes).sum(0), codes.sum(0))
 
 
 def _precision(t: Totals) -> Floats:
@@ -81,32 +73,32 @@ def _f1(t: Totals) -> Floats:
 
 def macro_precision(t: Totals) -> Floats:
     """Mean precision over the label space."""
-    return _macro(t, _precision(t), t.in_space)
+    return _mean(_precision(t), t.in_space[:, None])
 
 
 def macro_recall(t: Totals) -> Floats:
     """Mean recall over the label space."""
-    return _macro(t, _recall(t), t.in_space)
+    return _mean(_recall(t), t.in_space[:, None])
 
 
 def macro_f1(t: Totals) -> Floats:
     """Mean F1 over the label space; a code never seen nor predicted counts as 0."""
-    return _macro(t, _f1(t), t.in_space)
+    return _mean(_f1(t), t.in_space[:, None])
 
 
 def macro_f1_present(t: Totals) -> Floats:
     """Mean F1 over the codes with gold in the evaluated split."""
-    return _mean_defined(_f1(t), t.gold > 0, 1.0)
+    return _mean(_f1(t), t.gold > 0)
 
 
 def macro_precision_present(t: Totals) -> Floats:
     """Mean precision over the codes with gold in the evaluated split."""
-    return _mean_defined(_precision(t), t.gold > 0, 1.0)
+    return _mean(_precision(t), t.gold > 0)
 
 
 def macro_recall_present(t: Totals) -> Floats:
     """Mean recall over the codes with gold in the evaluated split."""
-    return _mean_defined(_recall(t), t.gold > 0, 1.0)
+    return _mean(_recall(t), t.gold > 0)
 
 
 def micro_f1_published(t: Totals) -> Floats:

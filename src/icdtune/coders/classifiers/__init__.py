@@ -1,0 +1,1 @@
+"""Discriminative coders: one score for every code of the label space."""

@@ -1,0 +1,401 @@
+"""The report of a study: results.json in, one self-contained HTML page out.
+
+Knows nothing about how the numbers came about. Everything in results.json is data: the template
+escapes it, and the page's content security policy forbids it to load anything.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jinja2
+import yaml
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from icdtune.errors import IcdtuneError
+from icdtune.files import atomic_file, read_json
+
+TEMPLATES = Path(__file__).parent / "templates"
+BIN_TITLES = {"1-9": "1–9", "10-49": "10–49", ">=50": "≥ 50"}
+METRIC_TITLES = {
+    "micro_f1": "micro-F1",
+    "macro_f1": "macro-F1 (label space)",
+    "macro_f1_present": "macro-F1 (codes present)",
+    "sample_f1": "mean F1 of a note",
+    "exact_match": "exact match",
+    "map": "MAP",
+}
+Value = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric's column of the headline table.
+
+    Attributes:
+        key: name in metrics.json.
+        group: heading above the column.
+        title: heading.
+        help: one line on what it measures.
+        kind: how values are written.
+        ranked: whether the best may be set in bold.
+    """
+
+    key: str
+    group: str
+    title: str
+    help: str
+    kind: Literal["score", "percent", "number"] = "score"
+    ranked: bool = True
+
+
+COLUMNS = (
+    Column("micro_f1", "F1", "micro", "F1 over all codes and notes"),
+    Column("macro_f1", "F1", "macro: label space", "mean F1 over every code of the label space"),
+    Column("macro_f1_present", "F1", "macro: present", "mean F1 over the codes with gold here"),
+    Column("micro_precision", "Micro", "P", "correct predicted codes / predicted codes"),
+    Column("micro_recall", "Micro", "R", "correct predicted codes / gold codes"),
+    Column("exact_match", "Sets", "exact match", "share of notes whose set of codes is the gold"),
+    Column("map", "Ranking", "MAP", "mean average precision of the ranked codes"),
+    Column("precision_at_5", "Ranking", "P@5", "share of the first 5 ranked codes that are gold"),
+    Column("precision_at_8", "Ranking", "P@8", "share of the first 8 ranked codes that are gold"),
+    Column("invalid_rate", "Output", "invalid", "predicted codes no table holds", "percent", False),
+    Column("off_label_rate", "Output", "off-label", "outside the label space", "percent", False),
+    Column("codes_per_note", "Output", "codes/note", "predicted codes a note", "number", False),
+)
+PUBLISHED = Column(
+    "micro_f1_published",
+    "Published protocol",
+    "micro-F1",
+    "predictions of codes without gold in this split are dropped before counting",
+    ranked=False,
+)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of a note's text that lies under the same evidence.
+
+    Attributes:
+        text: the characters.
+        codes: codes whose evidence covers it.
+        ends: those whose span ends with it.
+    """
+
+    text: str
+    codes: tuple[str, ...]
+    ends: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One code of a coder's answer, or one that it missed; score None where there is none."""
+
+    code: str
+    title: str
+    score: float | None
+    evidence: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A coder's answer to one note, against gold; `answered` is false where it has none."""
+
+    coder: str
+    answered: bool
+    hit: tuple[Chip, ...]
+    missed: tuple[Chip, ...]
+    spurious: tuple[Chip, ...]
+
+
+def render_report(folder: Path) -> Path:
+    """Write report.html from results.json of a study's folder; returns its path.
+
+    The same results.json gives the same bytes. Raises IcdtuneError where it is absent or lacks a
+    field that the page needs.
+    """
+    source = folder / "results.json"
+    results = read_json(source)
+    try:
+        page = render_page(results)
+    except (KeyError, jinja2.UndefinedError) as error:
+        raise IcdtuneError(
+            f"{source}: the page needs a field that is not there ({error}). Run the study again"
+        ) from None
+    path = folder / "report.html"
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(page.encode("utf-8", "replace"))
+    return path
+
+
+def render_page(results: Mapping[str, Any]) -> str:
+    """The page of results.json's content."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters.update(
+        value=format_value, interval=format_interval, duration=format_duration, p=format_p
+    )
+    coders = results["coders"]
+    first = coders[0]["metrics"] if coders else {}
+    protected = bool(results["corpus"]["protected"])
+    data = {"charts": chart_data(coders), "codes": code_columns(coders, results["titles"])}
+    return environment.get_template("report.html.j2").render(
+        r=results,
+        first=first,
+        has_intervals=any("low" in coder["metrics"]["metrics"]["micro_f1"] for coder in coders),
+        columns=COLUMNS,
+        groups=[*Counter(column.group for column in COLUMNS).items(), ("Time", 2)],
+        published=PUBLISHED,
+        leaders={
+            column.key: leaders(column.key, coders, results["comparisons"])
+            for column in COLUMNS
+            if column.ranked
+        },
+        best=best_name(coders, "micro_f1"),
+        rule=describe_rule(results["label_space"]["rule"]),
+        bin_titles=BIN_TITLES,
+        metric_titles=METRIC_TITLES,
+        comparisons=comparison_rows(results["comparisons"]),
+        protected=protected,
+        examples=[] if protected else [example_view(e, results) for e in results["examples"]],
+        settings=to_yaml(results["settings"]),
+        to_yaml=to_yaml,
+        data=Markup(script_json(data)),
+        css=_asset("report.css"),
+        js=_asset("report.js"),
+        plotly=Markup(get_plotlyjs()),
+    )
+
+
+def _asset(name: str) -> Markup:
+    return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
+
+
+def script_json(value: Any) -> str:
+    """JSON for a script element: no "<", so that no text can close the element or open another."""
+    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c")
+
+
+def to_yaml(value: Any) -> str:
+    """Settings as their file would write them."""
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100).strip()
+
+
+def best_name(coders: Sequence[Mapping[str, Any]], key: str) -> str | None:
+    """The coder with the highest value, the first where several share it; None without coders."""
+    return max(
+        (coder["name"] for coder in coders),
+        key={coder["name"]: _metric(coder, key).get("value", -1.0) for coder in coders}.__getitem__,
+        default=None,
+    )
+
+
+def leaders(
+    key: str,
+    coders: Sequence[Mapping[str, Any]],
+    comparisons: Sequence[Mapping[str, Any]],
+) -> frozenset[str]:
+    """The best coder and those that the data do not tell apart from it.
+
+    Two coders are told apart where the interval of their paired difference excludes 0, or, where the
+    study did not compare them, where their own intervals do not overlap. Empty where nothing can be
+    claimed: fewer than two coders, a missing interval, or no coder told apart from the best.
+    """
+    values = {coder["name"]: _metric(coder, key) for coder in coders}
+    if len(values) < 2 or not all("low" in value for value in values.values()):
+        return frozenset()
+    best = best_name(coders, key)
+    assert best is not None
+    paired: dict[str, Value] = {}
+    for comparison in comparisons:
+        pair = (comparison["first"], comparison["second"])
+        if best in pair and key in comparison["metrics"]:
+            paired[pair[0] if pair[1] == best else pair[1]] = comparison["metrics"][key]
+
+    def apart(name: str) -> bool:
+        if "low" in paired.get(name, {}):
+            return _excludes_zero(paired[name])
+        return values[name]["high"] < values[best]["low"]
+
+    leading = frozenset(name for name in values if name == best or not apart(name))
+    return leading if len(leading) < len(values) else frozenset()
+
+
+def comparison_rows(comparisons: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Metric -> rows of the paired table; `line` is the interval on a scale from -100 to 100."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for comparison in comparisons:
+        for key, value in comparison["metrics"].items():
+            outcome = "not told apart"
+            if "low" not in value:
+                outcome = "no interval"
+            elif _excludes_zero(value):
+                outcome = f"{comparison['second' if value['difference'] > 0 else 'first']} higher"
+            row = {"first": comparison["first"], "second": comparison["second"]}
+            rows.setdefault(key, []).append({**row, "value": value, "outcome": outcome})
+    for group in rows.values():
+        ends = [row["value"].get(end, 0.0) for row in group for end in ("low", "high", "difference")]
+        scale = 95 / (max(map(abs, ends)) or 1.0)
+        for row in group:
+            names = ("low", "difference", "high") if "low" in row["value"] else ("difference",) * 3
+            row["line"] = [round(scale * row["value"][name], 2) for name in names]
+    return rows
+
+
+def chart_data(coders: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Points of both charts: coders in the study's order, bins from rare to frequent."""
+    keys = ("micro_f1", "macro_f1")
+    by_bin = [{b["bin"]: b for b in coder["metrics"]["by_frequency"]} for coder in coders]
+    return {
+        "coders": [coder["name"] for coder in coders],
+        "ladder": {key: [_metric(coder, key) or None for coder in coders] for key in keys},
+        "bins": [
+            {
+                "title": BIN_TITLES.get(bin_["bin"], bin_["bin"]),
+                "codes": bin_["codes"],
+                "mentions": bin_["mentions"],
+                **{key: [bins.get(bin_["bin"], {}).get(key) for bins in by_bin] for key in keys},
+            }
+            for bin_ in (coders[0]["metrics"]["by_frequency"] if coders else [])
+        ],
+    }
+
+
+def code_columns(
+    coders: Sequence[Mapping[str, Any]], titles: Mapping[str, str]
+) -> dict[str, list[Any]]:
+    """Columns of the per-code table, most gold first; a coder's F1 is null where it has none.
+
+    A coder lists the codes with gold or with a prediction of its own, so the union is over coders.
+    """
+    known: dict[str, tuple[int, float]] = {}
+    f1: list[dict[str, float]] = []
+    for coder in coders:
+        table = coder["metrics"]["per_code"]
+        for code, train, gold in zip(table["code"], table["train"], table["gold"], strict=True):
+            known[code] = (train, max(gold, known.get(code, (0, 0.0))[1]))
+        f1.append(dict(zip(table["code"], table["f1"], strict=True)))
+    codes = sorted(known, key=lambda code: (-known[code][1], -known[code][0], code))
+    return {
+        "code": codes,
+        "title": [titles.get(code, "") for code in codes],
+        "train": [known[code][0] for code in codes],
+        "gold": [round(known[code][1], 1) for code in codes],
+        "f1": [[_rounded(scores.get(code)) for code in codes] for scores in f1],
+    }
+
+
+def example_view(example: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
+    """A note as the page shows it: its text in pieces, and each coder's outcome."""
+    titles = results["titles"]
+    shown = {span["code"] for span in example["evidence"]}
+
+    def chips(codes: Iterable[str], scores: Mapping[str, float | None]) -> tuple[Chip, ...]:
+        return tuple(Chip(c, titles.get(c, ""), scores.get(c), c in shown) for c in codes)
+
+    gold = example["gold"]
+    outcomes = []
+    for coder in results["coders"]:
+        answer = example["predicted"].get(coder["name"])
+        scores = {item["code"]: item.get("score") for item in answer or ()}
+        outcomes.append(
+            Outcome(
+                coder["name"],
+                answer is not None,
+                chips((code for code in scores if code in gold), scores),
+                chips((code for code in gold if code not in scores), {}),
+                chips((code for code in scores if code not in gold), scores),
+            )
+        )
+    pieces = split_text(example["note_id"], example["text"], example["evidence"])
+    return {"note_id": example["note_id"], "gold": gold, "pieces": pieces, "outcomes": outcomes}
+
+
+def split_text(note_id: str, text: str, evidence: Sequence[Mapping[str, Any]]) -> list[Piece]:
+    """Cut a text where an evidence span starts or ends; overlapping spans share pieces.
+
+    Offsets count characters. Raises IcdtuneError for a span outside the text.
+    """
+    for span in evidence:
+        if not 0 <= span["start"] < span["end"] <= len(text):
+            raise IcdtuneError(
+                f"note {note_id}: evidence for {span['code']} at {span['start']}-{span['end']} is "
+                f"outside the text of {len(text)} characters. Correct the offsets"
+            )
+    cuts = sorted({0, len(text), *(span[end] for span in evidence for end in ("start", "end"))})
+    result = []
+    for start, end in zip(cuts, cuts[1:], strict=False):
+        over = [s for s in evidence if s["start"] <= start and end <= s["end"]]
+        codes = dict.fromkeys(span["code"] for span in over)
+        ends = dict.fromkeys(span["code"] for span in over if span["end"] == end)
+        result.append(Piece(text[start:end], tuple(codes), tuple(ends)))
+    return result
+
+
+def describe_rule(rule: Mapping[str, Any]) -> str:
+    """A label space's rule in words."""
+    where = " + ".join(rule.get("counted_on") or ["train"])
+    if rule["kind"] == "file":
+        return f"the codes of {rule['source']}"
+    if rule["kind"] == "top_k":
+        return f"the {rule['k']:,} most frequent codes, counted on {where}"
+    least = rule.get("min_count", 1)
+    return f"every code on at least {least:,} note{'s' * (least != 1)} of {where}"
+
+
+def format_value(value: float | None, kind: str = "score", signed: bool = False) -> str:
+    """A metric's value: three decimals, a percentage, or one decimal; "–" for none."""
+    if value is None:
+        return "–"
+    if kind == "percent":
+        return f"{100 * value:.1f}%"
+    text = f"{value:{'+' if signed else ''}.{1 if kind == 'number' else 3}f}"
+    return text.replace("-", "−")
+
+
+def format_interval(value: Value, kind: str = "score", signed: bool = False) -> str:
+    """An interval, or nothing where the value has none."""
+    if "low" not in value or "high" not in value:
+        return ""
+    low, high = (format_value(value[end], kind, signed) for end in ("low", "high"))
+    return f"{low} to {high}" if signed else f"{low}–{high}"
+
+
+def format_duration(seconds: float | None) -> str:
+    """Seconds with three figures at most, as s, min or h."""
+    if seconds is None:
+        return "–"
+    for size, unit in ((3600.0, "h"), (60.0, "min")):
+        if seconds >= size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def format_p(p: float) -> str:
+    """A p-value with three decimals."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _metric(coder: Mapping[str, Any], key: str) -> Value:
+    value: Value = coder["metrics"]["metrics"].get(key) or {}
+    return value
+
+
+def _excludes_zero(value: Value) -> bool:
+    return value["low"] > 0 or value["high"] < 0
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

@@ -1,0 +1,207 @@
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from icdtune.errors import IcdtuneError
+from icdtune.files import atomic_directory, atomic_file, make_directory, read_json, write_json
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 64 kB; `remount` changes its options."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("mounting a tmpfs is refused here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def make_read_only(folder):
+    subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+
+
+def everything_in(folder):
+    return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*"))
+
+
+def test_a_file_has_its_name_only_when_it_is_whole(tmp_path):
+    path = tmp_path / "a" / "file.txt"
+    with atomic_file(path) as temporary:
+        temporary.write_text("half")
+        assert not path.exists()
+        temporary.write_text("whole")
+    assert path.read_text() == "whole"
+    assert everything_in(tmp_path) == ["a", "a/file.txt"]
+
+
+def test_a_failed_file_leaves_the_old_one_and_nothing_beside_it(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), atomic_file(path) as temporary:
+        temporary.write_text("new")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    assert everything_in(tmp_path) == ["file.txt"]
+
+
+@pytest.mark.parametrize(("mask", "file", "folder"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700)])
+def test_files_and_folders_get_the_rights_the_user_asks_for(tmp_path, mask, file, folder):
+    before = os.umask(mask)
+    try:
+        with atomic_file(tmp_path / "file") as temporary:
+            temporary.write_text("x")
+        with atomic_directory(tmp_path / "folder"):
+            pass
+        assert os.umask(mask) == mask
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == file
+    assert (tmp_path / "folder").stat().st_mode & 0o777 == folder
+
+
+def test_a_folder_has_its_name_only_when_it_is_whole(tmp_path):
+    path = tmp_path / "out"
+    with atomic_directory(path) as temporary:
+        (temporary / "x").write_text("1")
+        assert not path.exists()
+    assert everything_in(tmp_path) == ["out", "out/x"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_a_failed_folder_leaves_nothing(tmp_path, error):
+    with pytest.raises(error), atomic_directory(tmp_path / "out") as temporary:
+        (temporary / "x").write_text("1")
+        raise error
+    assert everything_in(tmp_path) == []
+
+
+def test_a_folder_that_holds_something_is_kept_unless_overwritten(tmp_path):
+    path = tmp_path / "out"
+    path.mkdir()
+    with atomic_directory(path) as temporary:  # an empty folder may be filled
+        (temporary / "old").write_text("1")
+    with pytest.raises(IcdtuneError, match="already exists.*--overwrite"), atomic_directory(path):
+        pass
+    assert everything_in(tmp_path) == ["out", "out/old"]
+    with atomic_directory(path, overwrite=True) as temporary:
+        (temporary / "new").write_text("1")
+        assert everything_in(path) == ["old"]
+    assert everything_in(tmp_path) == ["out", "out/new"]
+
+
+def test_a_failed_overwrite_keeps_the_old_folder(tmp_path):
+    path = tmp_path / "out"
+    with atomic_directory(path) as temporary:
+        (temporary / "old").write_text("1")
+    with pytest.raises(RuntimeError), atomic_directory(path, overwrite=True) as temporary:
+        (temporary / "new").write_text("1")
+        raise RuntimeError
+    assert everything_in(tmp_path) == ["out", "out/old"]
+
+
+def test_a_folder_that_came_up_meanwhile_is_not_overwritten(tmp_path):
+    path = tmp_path / "out"
+    with (
+        pytest.raises(IcdtuneError, match="already exists"),
+        atomic_directory(path) as slow,
+    ):
+        (slow / "slow").write_text("1")
+        with atomic_directory(path) as fast:
+            (fast / "fast").write_text("1")
+    assert everything_in(tmp_path) == ["out", "out/fast"]
+
+
+def test_a_folder_that_cannot_be_replaced_is_kept_and_nothing_left_beside_it(small_disk):
+    """A mount point cannot be renamed: overwriting it fails, as with a volume of a container."""
+    (small_disk / "old").write_text("1")
+    with (
+        pytest.raises((OSError, IcdtuneError)),
+        atomic_directory(small_disk, overwrite=True) as new,
+    ):
+        (new / "new").write_text("1")
+    assert everything_in(small_disk.parent) == ["disk", "disk/old"]
+
+
+def test_a_full_disk_leaves_nothing(small_disk):
+    with pytest.raises(OSError), atomic_directory(small_disk / "out") as temporary:
+        (temporary / "x").write_bytes(bytes(200_000))
+    with pytest.raises(OSError), atomic_file(small_disk / "file") as temporary:
+        temporary.write_bytes(bytes(200_000))
+    with pytest.raises(OSError):
+        write_json(small_disk / "x.json", "x" * 200_000)
+    assert everything_in(small_disk) == []
+
+
+def test_a_full_disk_leaves_the_old_file(small_disk):
+    write_json(small_disk / "x.json", {"old": 1})
+    with pytest.raises(OSError):
+        write_json(small_disk / "x.json", "x" * 200_000)
+    assert everything_in(small_disk) == ["x.json"]
+    assert read_json(small_disk / "x.json") == {"old": 1}
+
+
+def test_a_read_only_disk_is_an_error_and_left_as_it_was(small_disk):
+    write_json(small_disk / "x.json", {"old": 1})
+    make_read_only(small_disk)
+    with pytest.raises(OSError):
+        write_json(small_disk / "x.json", {"new": 1})
+    with pytest.raises(OSError), atomic_directory(small_disk / "out"):
+        pass
+    assert everything_in(small_disk) == ["x.json"]
+    assert read_json(small_disk / "x.json") == {"old": 1}
+
+
+@pytest.mark.parametrize("below", [".", "a", "a/b"])
+def test_a_file_in_the_way_of_a_folder_is_named(tmp_path, below):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(IcdtuneError, match="file.* a file stands in its way"):
+        make_directory(tmp_path / "file" / below)
+
+
+def test_json_comes_back_as_it_was_written(tmp_path):
+    value = {"ñ": [1, 2.5, None, True, "é\n"], "empty": {}}
+    write_json(tmp_path / "x.json", value)
+    assert read_json(tmp_path / "x.json") == value
+    assert "ñ" in (tmp_path / "x.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), object()])
+def test_a_value_that_is_not_json_is_refused_and_leaves_nothing(tmp_path, value):
+    with pytest.raises((ValueError, TypeError)):
+        write_json(tmp_path / "x.json", {"x": value})
+    assert everything_in(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"a": 1,\n', r"x\.json line 2 is not valid JSON"),
+        (b'{"a":\n\n oops}', r"x\.json line 3 is not valid JSON"),
+        (b"", r"x\.json line 1 is not valid JSON"),
+        (b'{"a": "\xff"}', r"x\.json is not valid JSON"),
+    ],
+)
+def test_broken_json_names_file_and_line(tmp_path, content, message):
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(IcdtuneError, match=message):
+        read_json(tmp_path / "x.json")
+
+
+def test_an_absent_file_is_named(tmp_path):
+    with pytest.raises(IcdtuneError, match=r"x\.json does not exist"):
+        read_json(tmp_path / "x.json")
+
+
+def test_written_json_is_indented_and_ends_its_last_line(tmp_path):
+    write_json(tmp_path / "x.json", {"a": 1})
+    text = (tmp_path / "x.json").read_text()
+    assert text == json.dumps({"a": 1}, indent=1) + "\n"
