@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -29,6 +30,13 @@ def make_read_only(folder):
     subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
 
 
+def write_and_raise(target, file, error):
+    """Begin to write what `target` yields, or `file` in it, and break off."""
+    with target as temporary:
+        (temporary / file if file else temporary).write_text("new")
+        raise error
+
+
 def everything_in(folder):
     return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*"))
 
@@ -46,9 +54,8 @@ def test_a_file_has_its_name_only_when_it_is_whole(tmp_path):
 def test_a_failed_file_leaves_the_old_one_and_nothing_beside_it(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), atomic_file(path) as temporary:
-        temporary.write_text("new")
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        write_and_raise(atomic_file(path), "", KeyboardInterrupt)
     assert path.read_text() == "old"
     assert everything_in(tmp_path) == ["file.txt"]
 
@@ -78,9 +85,8 @@ def test_a_folder_has_its_name_only_when_it_is_whole(tmp_path):
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
 def test_a_failed_folder_leaves_nothing(tmp_path, error):
-    with pytest.raises(error), atomic_directory(tmp_path / "out") as temporary:
-        (temporary / "x").write_text("1")
-        raise error
+    with pytest.raises(error):
+        write_and_raise(atomic_directory(tmp_path / "out"), "x", error)
     assert everything_in(tmp_path) == []
 
 
@@ -102,21 +108,19 @@ def test_a_failed_overwrite_keeps_the_old_folder(tmp_path):
     path = tmp_path / "out"
     with atomic_directory(path) as temporary:
         (temporary / "old").write_text("1")
-    with pytest.raises(RuntimeError), atomic_directory(path, overwrite=True) as temporary:
-        (temporary / "new").write_text("1")
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        write_and_raise(atomic_directory(path, overwrite=True), "new", RuntimeError)
     assert everything_in(tmp_path) == ["out", "out/old"]
 
 
 def test_a_folder_that_came_up_meanwhile_is_not_overwritten(tmp_path):
     path = tmp_path / "out"
-    with (
-        pytest.raises(IcdtuneError, match="already exists"),
-        atomic_directory(path) as slow,
-    ):
-        (slow / "slow").write_text("1")
-        with atomic_directory(path) as fast:
-            (fast / "fast").write_text("1")
+    slow = atomic_directory(path)
+    (slow.__enter__() / "slow").write_text("1")
+    with atomic_directory(path) as fast:
+        (fast / "fast").write_text("1")
+    with pytest.raises(IcdtuneError, match="already exists"):
+        slow.__exit__(None, None, None)
     assert everything_in(tmp_path) == ["out", "out/fast"]
 
 
@@ -131,33 +135,50 @@ def test_a_folder_that_cannot_be_replaced_is_kept_and_nothing_left_beside_it(sma
     assert everything_in(small_disk.parent) == ["disk", "disk/old"]
 
 
-def test_a_full_disk_leaves_nothing(small_disk):
-    with pytest.raises(OSError), atomic_directory(small_disk / "out") as temporary:
+def test_a_full_disk_is_named_and_nothing_is_left(small_disk):
+    full = r"cannot be written: No space left.*(another folder|room)"
+    with (
+        pytest.raises(IcdtuneError, match=rf"out {full}"),
+        atomic_directory(small_disk / "out") as temporary,
+    ):
         (temporary / "x").write_bytes(bytes(200_000))
-    with pytest.raises(OSError), atomic_file(small_disk / "file") as temporary:
+    with (
+        pytest.raises(IcdtuneError, match=rf"file {full}"),
+        atomic_file(small_disk / "file") as temporary,
+    ):
         temporary.write_bytes(bytes(200_000))
-    with pytest.raises(OSError):
+    with pytest.raises(IcdtuneError, match=rf"x\.json {full}"):
         write_json(small_disk / "x.json", "x" * 200_000)
     assert everything_in(small_disk) == []
 
 
 def test_a_full_disk_leaves_the_old_file(small_disk):
     write_json(small_disk / "x.json", {"old": 1})
-    with pytest.raises(OSError):
+    with pytest.raises(IcdtuneError, match="No space left"):
         write_json(small_disk / "x.json", "x" * 200_000)
     assert everything_in(small_disk) == ["x.json"]
     assert read_json(small_disk / "x.json") == {"old": 1}
 
 
-def test_a_read_only_disk_is_an_error_and_left_as_it_was(small_disk):
+def test_a_read_only_disk_is_named_and_left_as_it_was(small_disk):
     write_json(small_disk / "x.json", {"old": 1})
     make_read_only(small_disk)
-    with pytest.raises(OSError):
+    with pytest.raises(IcdtuneError, match=r"x\.json cannot be written: Read-only"):
         write_json(small_disk / "x.json", {"new": 1})
-    with pytest.raises(OSError), atomic_directory(small_disk / "out"):
+    with (
+        pytest.raises(IcdtuneError, match="out cannot be written: Read-only"),
+        atomic_directory(small_disk / "out"),
+    ):
         pass
     assert everything_in(small_disk) == ["x.json"]
     assert read_json(small_disk / "x.json") == {"old": 1}
+
+
+def test_a_source_that_may_not_be_read_is_not_blamed_on_the_target(tmp_path):
+    refused = PermissionError(errno.EACCES, "Permission denied", "/source/notes.csv")
+    with pytest.raises((OSError, IcdtuneError), match=r"notes\.csv"):
+        write_and_raise(atomic_directory(tmp_path / "out"), "x", refused)
+    assert everything_in(tmp_path) == []
 
 
 @pytest.mark.parametrize("below", [".", "a", "a/b"])

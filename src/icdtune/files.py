@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -13,21 +14,24 @@ from typing import Any
 
 from icdtune.errors import IcdtuneError
 
+_UNWRITABLE = frozenset({errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM})
+
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is renamed to `path`, else removed."""
     make_directory(path.parent)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with _writing(path):
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 @contextmanager
@@ -36,29 +40,54 @@ def atomic_directory(path: Path, overwrite: bool = False) -> Iterator[Path]:
 
     Raises IcdtuneError where `path` holds something already and `overwrite` is false.
     """
+    refuse_existing(path, overwrite)
+    make_directory(path.parent)
+    with _writing(path):
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            yield temporary
+            temporary.chmod(0o777 & ~_umask())
+            _replace_directory(temporary, path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """IcdtuneError where `path` is a file or a folder that holds something, unless `overwrite`."""
     if path.exists() and not overwrite and (not path.is_dir() or any(path.iterdir())):
         raise IcdtuneError(f"{path} already exists. Choose another folder or pass --overwrite")
-    make_directory(path.parent)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+
+
+def _replace_directory(temporary: Path, path: Path) -> None:
+    if not path.exists():
+        temporary.rename(path)
+        return
+    retired = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+    path.rename(retired / path.name)
+    temporary.rename(path)
+    shutil.rmtree(retired)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn a full or read-only disk into an IcdtuneError that names what was being written."""
     try:
-        yield temporary
-        temporary.chmod(0o777 & ~_umask())
-        if path.exists():
-            retired = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            path.rename(retired / path.name)
-            temporary.rename(path)
-            shutil.rmtree(retired)
-        else:
-            temporary.rename(path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno in _UNWRITABLE else None
+        if reason is None:
+            raise
+        raise IcdtuneError(
+            f"{path} cannot be written: {reason}. Make room or choose another folder"
+        ) from error
 
 
 def make_directory(path: Path) -> None:
     """Create a directory and its parents; IcdtuneError where a file stands in the way."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        with _writing(path):
+            path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise IcdtuneError(f"{path} cannot be a folder: a file stands in its way") from None
 

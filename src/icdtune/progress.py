@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -10,8 +12,6 @@ T = TypeVar("T")
 
 def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
     """Iterate over `items` behind a progress bar on standard error (only when it is a terminal)."""
-    import sys
-
     if not sys.stderr.isatty():
         yield from items
         return
@@ -34,3 +34,15 @@ def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         yield from bar.track(items, total=total, description=label)
+
+
+@contextmanager
+def waiting(label: str) -> Iterator[None]:
+    """A spinner on standard error (only when it is a terminal) around work without steps."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(label):
+        yield

@@ -1,4 +1,3 @@
-import os
 import random
 import subprocess
 from pathlib import Path
@@ -32,8 +31,21 @@ def note(note_id, codes=("E11.9",), subject=None, text="A short case."):
     return Note(note_id, subject or f"s-{note_id}", text, codes)
 
 
+def write(path, *rows, error=None, **options):
+    """Write a corpus of (split, note, where, evidence) rows; raise `error` before it ends."""
+    with writer(path, **options) as corpus:
+        for row in rows:
+            corpus.add(*row)
+        if error is not None:
+            raise error
+
+
 def everything_in(folder):
     return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*"))
+
+
+def names_in(folder):
+    return [path.name for path in folder.iterdir()]
 
 
 @pytest.fixture
@@ -53,9 +65,9 @@ def small_disk(tmp_path):
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def noise(characters):
+def noise(characters, seed="noise"):
     """Text that no compression makes small."""
-    return random.Random(0).randbytes(characters // 2).hex()
+    return random.Random(seed).randbytes(characters // 2).hex()
 
 
 # What is written
@@ -182,11 +194,9 @@ def test_quarantine_sets_unknown_and_malformed_codes_aside(tmp_path):
 
 
 def test_a_refused_unknown_code_names_place_field_and_nearest_code(tmp_path):
-    with (
-        pytest.raises(IcdtuneError) as caught,
-        writer(tmp_path / "c", invalid_codes="refuse") as corpus,
-    ):
-        corpus.add("train", note("a", ("E11.99",)), "notes.csv row 812")
+    bad = ("train", note("a", ("E11.99",)), "notes.csv row 812")
+    with pytest.raises(IcdtuneError) as caught:
+        write(tmp_path / "c", bad, invalid_codes="refuse")
     message = str(caught.value)
     for part in ("notes.csv row 812", '"codes"', '"E11.99"', "E11.9)", "quarantine"):
         assert part in message
@@ -195,11 +205,9 @@ def test_a_refused_unknown_code_names_place_field_and_nearest_code(tmp_path):
 
 @pytest.mark.parametrize("policy", ["keep", "refuse"])
 def test_a_malformed_code_names_place_and_field(tmp_path, policy):
-    with (
-        pytest.raises(IcdtuneError) as caught,
-        writer(tmp_path / "c", invalid_codes=policy) as corpus,
-    ):
-        corpus.add("train", note("a", ("E11.9", "11.E9")), "notes.csv row 812")
+    bad = ("train", note("a", ("E11.9", "11.E9")), "notes.csv row 812")
+    with pytest.raises(IcdtuneError) as caught:
+        write(tmp_path / "c", bad, invalid_codes=policy)
     for part in ("notes.csv row 812", '"codes"', '"11.E9"', "ICD-10-CM", "quarantine"):
         assert part in str(caught.value)
     assert everything_in(tmp_path) == []
@@ -208,27 +216,27 @@ def test_a_malformed_code_names_place_and_field(tmp_path, policy):
 # Bad notes: each is refused by place and field, and leaves nothing
 
 BAD = {
-    "empty text": ([("train", note("b", text=" \n\t"))], ['"text"']),
-    "no text": ([("train", note("b", text=""))], ['"text"']),
-    "no note_id": ([("train", note(" ", subject="s"))], ['"note_id"']),
-    "no subject_id": ([("train", note("b", subject=" "))], ['"subject_id"']),
-    "note_id twice": ([("train", note("a", subject="s2"))], ['"note_id"', "a", "twice"]),
-    "note_id in two splits": ([("val", note("a", subject="s2"))], ['"note_id"', "a", "twice"]),
+    "empty text": ("train", note("b", text=" \n\t"), ['"text"']),
+    "no text": ("train", note("b", text=""), ['"text"']),
+    "no note_id": ("train", note(" ", subject="s"), ['"note_id"']),
+    "no subject_id": ("train", note("b", subject=" "), ['"subject_id"']),
+    "note_id twice": ("train", note("a", subject="s2"), ['"note_id"', "a", "twice"]),
+    "note_id in two splits": ("val", note("a", subject="s2"), ['"note_id"', "a", "twice"]),
     "subject in two splits": (
-        [("val", note("b", subject="s-a"))],
+        "val",
+        note("b", subject="s-a"),
         ['"subject_id"', "s-a", '"train"', '"val"'],
     ),
-    "half a surrogate pair": ([("train", note("b", text="a \ud83d b"))], ['"text"']),
+    "half a surrogate pair": ("train", note("b", text="a \ud83d b"), ['"text"']),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
 def test_a_bad_note_names_place_and_field_and_leaves_nothing(tmp_path, case):
-    rows, parts = BAD[case]
-    with pytest.raises(IcdtuneError) as caught, writer(tmp_path / "c") as corpus:
-        corpus.add("train", note("a"), "notes.csv row 1")
-        for split, bad in rows:
-            corpus.add(split, bad, "notes.csv row 2")
+    split, bad_note, parts = BAD[case]
+    bad = (split, bad_note, "notes.csv row 2")
+    with pytest.raises(IcdtuneError) as caught:
+        write(tmp_path / "c", ("train", note("a"), "notes.csv row 1"), bad)
     for part in ("notes.csv row 2", *parts):
         assert part in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -236,16 +244,17 @@ def test_a_bad_note_names_place_and_field_and_leaves_nothing(tmp_path, case):
 
 
 def test_an_error_after_unwritable_text_still_leaves_nothing(tmp_path):
-    with pytest.raises((IcdtuneError, RuntimeError)), writer(tmp_path / "c") as corpus:
-        corpus.add("train", note("a", text="a \ud83d b"))
-        raise RuntimeError("the source broke off")
+    unwritable = ("train", note("a", text="a \ud83d b"))
+    with pytest.raises((IcdtuneError, RuntimeError)):
+        write(tmp_path / "c", unwritable, error=RuntimeError("the source broke off"))
     assert everything_in(tmp_path) == []
 
 
 @pytest.mark.parametrize("span", [(-1, 3), (0, 14), (3, 3), (5, 2), (13, 14)])
 def test_evidence_outside_the_text_names_place_and_code(tmp_path, span):
-    with pytest.raises(IcdtuneError) as caught, writer(tmp_path / "c") as corpus:
-        corpus.add("train", note("a"), "notes.csv row 1", [Span("a", "E11.9", *span, 0)])
+    bad = ("train", note("a"), "notes.csv row 1", [Span("a", "E11.9", *span, 0)])
+    with pytest.raises(IcdtuneError) as caught:
+        write(tmp_path / "c", bad)
     for part in ("notes.csv row 1", "evidence", "E11.9", f"{span[0]}-{span[1]}", "13 characters"):
         assert part in str(caught.value)
     assert everything_in(tmp_path) == []
@@ -278,10 +287,12 @@ def test_a_source_without_notes_is_refused(tmp_path):
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_an_interrupted_write_leaves_nothing(tmp_path, error):
-    with pytest.raises(error), writer(tmp_path / "c", invalid_codes="quarantine") as corpus:
-        corpus.add("train", note("a"), evidence=[Span("a", "E11.9", 0, 1, 0)])
-        corpus.add("val", note("b", ("bogus",)))
-        raise error
+    rows = [
+        ("train", note("a"), "", [Span("a", "E11.9", 0, 1, 0)]),
+        ("val", note("b", ("bogus",))),
+    ]
+    with pytest.raises(error):
+        write(tmp_path / "c", *rows, error=error, invalid_codes="quarantine")
     assert everything_in(tmp_path) == []
 
 
@@ -298,7 +309,7 @@ def test_a_corpus_is_not_replaced_unasked(tmp_path):
     with pytest.raises(IcdtuneError, match="already exists.*--overwrite"):
         writer(tmp_path / "c")
     assert [n.note_id for n in Corpus(tmp_path / "c").notes("train")] == ["old"]
-    assert os.listdir(tmp_path) == ["c"]
+    assert names_in(tmp_path) == ["c"]
 
 
 def test_overwrite_replaces_the_whole_corpus_at_the_end(tmp_path):
@@ -315,13 +326,12 @@ def test_overwrite_replaces_the_whole_corpus_at_the_end(tmp_path):
 def test_a_failed_overwrite_keeps_the_old_corpus(tmp_path):
     with writer(tmp_path / "c") as corpus:
         corpus.add("train", note("old"))
-    with pytest.raises(IcdtuneError), writer(tmp_path / "c", overwrite=True) as corpus:
-        corpus.add("train", note("new"))
-        corpus.add("train", note("new"))
+    with pytest.raises(IcdtuneError, match="twice"):
+        write(tmp_path / "c", ("train", note("new")), ("train", note("new")), overwrite=True)
     corpus = Corpus(tmp_path / "c")
     assert [n.note_id for n in corpus.notes("train")] == ["old"]
     assert corpus.row_hash() == corpus.info.hash
-    assert os.listdir(tmp_path) == ["c"]
+    assert names_in(tmp_path) == ["c"]
 
 
 def test_a_file_in_the_way_is_named(tmp_path):
@@ -330,25 +340,28 @@ def test_a_file_in_the_way_is_named(tmp_path):
         with pytest.raises(IcdtuneError, match="file"):
             writer(target)
     assert (tmp_path / "file").read_text() == "mine"
-    assert os.listdir(tmp_path) == ["file"]
+    assert names_in(tmp_path) == ["file"]
 
 
 @pytest.mark.parametrize("notes", [1, 5_000], ids=["at the end", "while streaming"])
 def test_a_full_disk_leaves_nothing(small_disk, notes):
-    with pytest.raises((OSError, IcdtuneError)), writer(small_disk / "c") as corpus:
-        for i in range(notes):
-            corpus.add("train", note(f"n{i}", text=noise(400_000) if notes == 1 else noise(200)))
-            corpus.add("val", note(f"v{i}", text=f"{i} {noise(100)}"))
+    rows = [
+        (split, note(f"{split}{i}", text=noise(500_000 // notes, seed=f"{split}{i}")))
+        for i in range(notes)
+        for split in ("train", "val")
+    ]
+    with pytest.raises(IcdtuneError):
+        write(small_disk / "c", *rows)
     assert everything_in(small_disk) == []
 
 
 def test_a_full_disk_leaves_the_old_corpus(small_disk):
     with writer(small_disk / "c") as corpus:
         corpus.add("train", note("old"))
-    with pytest.raises((OSError, IcdtuneError)), writer(small_disk / "c", overwrite=True) as corpus:
+    with pytest.raises(IcdtuneError), writer(small_disk / "c", overwrite=True) as corpus:
         corpus.add("train", note("new", text=noise(400_000)))
     assert [n.note_id for n in Corpus(small_disk / "c").notes("train")] == ["old"]
-    assert os.listdir(small_disk) == ["c"]
+    assert names_in(small_disk) == ["c"]
 
 
 def test_a_read_only_disk_is_refused_and_left_as_it_was(small_disk):
@@ -357,17 +370,7 @@ def test_a_read_only_disk_is_refused_and_left_as_it_was(small_disk):
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     before = everything_in(small_disk)
     for target, overwrite in ((small_disk / "new", False), (small_disk / "c", True)):
-        with pytest.raises((OSError, IcdtuneError)):
+        with pytest.raises(IcdtuneError):
             writer(target, overwrite=overwrite)
     assert everything_in(small_disk) == before
     assert [n.note_id for n in Corpus(small_disk / "c").notes("train")] == ["old"]
-
-
-def test_a_disk_that_turns_read_only_meanwhile_is_an_error(small_disk):
-    """What cannot be removed any more may stay, but never under the corpus's name."""
-    with pytest.raises((OSError, IcdtuneError)), writer(small_disk / "c") as corpus:
-        corpus.add("train", note("a"))
-        subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], capture_output=True)
-        subprocess.run(["mount", "-o", "remount,ro,size=4k", str(small_disk)], capture_output=True)
-        corpus.add("val", note("a"))
-    assert not (small_disk / "c").exists()

@@ -163,36 +163,48 @@ def test_the_totals_of_a_resample_are_those_of_the_drawn_subjects_notes(corpus: 
         assert exact[resample] == sum(set(given[n.note_id]) == set(n.codes or ()) for n in drawn)
 
 
-def test_macro_f1_of_a_resample_averages_its_defined_codes_by_the_split_share(
-    corpus: Corpus,
-) -> None:
+def centred(values: Iterable[float], value: float) -> dict[str, float]:
+    """The 95 % percentile interval of resampled values, their mean moved onto the value."""
+    values = np.array(list(values))
+    low, high = np.quantile(values, [0.025, 0.975]) - values.mean() + value
+    return {"value": value, "low": low, "high": high}
+
+
+def test_a_macro_interval_is_that_of_the_resamples_moved_onto_the_value(corpus: Corpus) -> None:
     task = make_task(corpus, [*CODES, "N39.0", "R07.9"])  # two codes nobody has or predicts
     given = answers(task, EIGHT, keep=0.5, add=0.05, seed=2)
     counts = counted(task, EIGHT, given)
     by_subject = notes_of(corpus, EIGHT)
     space = counts.codes[:14]
-    everything = recount(itertools.chain(*by_subject.values()), given, space)
-    defined_share = sum(predicted + gold > 0 for _, predicted, gold in everything) / 14
-    lost = 0
-    expected: dict[str, list[float]] = {"macro_f1": [], "macro_f1_present": []}
-    for times in drawn_subjects(len(counts.subjects), 200, seed=0).T:
+
+    def macro(times: Iterable[float]) -> tuple[float, float, int]:
+        """Macro-F1 over the label space, over the codes with gold in the resample; their number."""
         drawn = [
             note
             for subject, n in zip(counts.subjects, times, strict=True)
             for note in by_subject[subject] * int(n)
         ]
         rows = recount(drawn, given, space)
-        defined = [f1(*row) for row in rows if row[1] + row[2]]
         present = [f1(*row) for row in rows if row[2]]
-        lost += len(defined) / 14 < defined_share
-        expected["macro_f1"].append(sum(defined) / len(defined) * defined_share)
-        expected["macro_f1_present"].append(sum(present) / len(present))
-    assert lost > 20  # many resamples lose a code
-    found = bootstrap(counts, {name: METRICS[name] for name in expected}, 200, seed=0)
-    for name, values in expected.items():
-        low, high = np.quantile(values, [0.025, 0.975])
-        assert found[name]["low"] == pytest.approx(low, abs=1e-12)
-        assert found[name]["high"] == pytest.approx(high, abs=1e-12)
+        return sum(f1(*row) for row in rows) / 14, sum(present) / len(present), len(present)
+
+    value, present_value, present = macro([1] * len(counts.subjects))
+    resampled = [macro(times) for times in drawn_subjects(len(counts.subjects), 200, seed=0).T]
+    assert sum(r[2] < present for r in resampled) > 20  # many resamples lose a code
+    found = bootstrap(counts, METRICS, 200, seed=0)
+    expected = centred((r[0] for r in resampled), value)
+    assert found["macro_f1"] == pytest.approx(expected, abs=1e-12)
+    expected = centred((r[1] for r in resampled), present_value)
+    assert found["macro_f1_present"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_interval_of_a_share_stays_between_zero_and_one(corpus: Corpus) -> None:
+    present = [code for code in CODES if any(code in (n.codes or ()) for n in corpus.notes(EIGHT))]
+    perfect = {note.note_id: note.codes or () for note in corpus.notes(EIGHT)}
+    counts = counted(make_task(corpus, present), EIGHT, perfect)
+    for name, entry in bootstrap(counts, METRICS, 200, seed=0).items():
+        if not name.endswith("codes_per_note"):
+            assert 0 <= entry["low"] <= entry["value"] <= entry["high"] <= 1, name
 
 
 def test_the_point_value_is_that_of_the_whole_split(corpus: Corpus) -> None:
@@ -322,10 +334,9 @@ def test_a_paired_resample_draws_the_same_subjects_for_both_coders(corpus: Corpu
     for counts in (one, two):
         micro = [METRICS["micro_f1"](totals) for totals in totals_of(counts, 150, seed=3)]
         values.append(np.concatenate(micro))
-    low, high = np.quantile(values[1] - values[0], [0.025, 0.975])
     found = compare(one, two, resamples=150, seed=3)["micro_f1"]
-    assert found["low"] == pytest.approx(low, abs=1e-12)
-    assert found["high"] == pytest.approx(high, abs=1e-12)
+    expected = centred(values[1] - values[0], found["difference"])
+    assert (found["low"], found["high"]) == pytest.approx((expected["low"], expected["high"]))
 
 
 def exact_p(corpus: Corpus, first: list[Answers], second: list[Answers]) -> dict[str, float]:
@@ -375,6 +386,17 @@ def test_p_estimates_the_share_of_swaps_that_differ_as_much(
     coders = [average([counted(task, EIGHT, run) for run in coder]) for coder in (first, second)]
     found = compare(*coders, resamples=2000, names=(metric,))
     assert found[metric]["p"] == pytest.approx(exact_p(corpus, first, second)[metric], abs=0.04)
+
+
+@pytest.mark.parametrize("runs", [1, 3])
+def test_coders_that_differ_on_one_subject_have_p_one(corpus: Corpus, runs: int) -> None:
+    task = make_task(corpus)
+    first = [answers(task, "test", 0.6, 0.1, seed) for seed in range(runs)]
+    ones = notes_of(corpus, "test")["test-00"]
+    second = [{**run, **{note.note_id: CODES[:2] for note in ones}} for run in first]
+    coders = [average([counted(task, "test", run) for run in coder]) for coder in (first, second)]
+    for name, entry in compare(*coders, resamples=200).items():
+        assert entry["p"] == 1, name
 
 
 def test_averages_of_runs_can_be_compared(corpus: Corpus) -> None:
@@ -438,8 +460,8 @@ def test_coders_of_different_label_spaces_are_not_compared(
 
 def test_macro_over_present_codes_leaves_out_codes_lost_in_the_resample(corpus: Corpus) -> None:
     task = make_task(corpus)
-    perfect = {note.note_id: note.codes or () for note in corpus.notes("test")}
+    perfect = {note.note_id: note.codes or () for note in corpus.notes(EIGHT)}
     found = bootstrap(
-        counted(task, "test", perfect), {"macro": macro_f1_present}, resamples=100, seed=0
+        counted(task, EIGHT, perfect), {"macro": macro_f1_present}, resamples=100, seed=0
     )
     assert found == {"macro": {"value": 1.0, "low": 1.0, "high": 1.0}}

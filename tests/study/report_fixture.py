@@ -1,4 +1,4 @@
-"""A realistic results.json: a small real corpus and invented coders, scored by the real protocol."""
+"""A realistic results.json: a small corpus and invented coders, scored by the real protocol."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from icdtune.evaluation.counts import average, count
 from icdtune.evaluation.evaluate import evaluate
 from icdtune.evaluation.intervals import compare
 
-SYSTEM = "icd10cm-2024"
+SYSTEM = "icd10cm"
 PHRASES = {
     "I10": "essential hypertension",
     "E78.5": "hyperlipidemia",
@@ -86,7 +86,7 @@ CODERS = (
     Invented("Retrieve and rerank", "rerank", 0.55, 0.34, 1.5, 0.1, True, None, 1260.0, 2_410_020),
     Invented("SFT", "generative", 0.74, 0.26, 1.1, 0.05, False, 9800.0, 610.0, 1_404_377),
     Invented("SFT + GRPO", "generative", 0.80, 0.32, 0.9, 0.0, False, 30250.0, 604.0, 1_398_610),
-    Invented("SFT + PHI (hints)", "generative", 0.81, 0.46, 0.9, 0.0, False, 33110.0, 606.0, 1_399_004),
+    Invented("SFT + hints", "generative", 0.80, 0.4, 0.9, 0.0, False, 33110.0, 606.0, 1_399_004),
 )  # fmt: skip
 
 
@@ -104,7 +104,9 @@ def make_results(
     rule = LabelRule(kind="full", counted_on=["train", "test"])
     task = Task(corpus, choose_labels(corpus, "full", rule))
     runs = {c.name: [_predict(c, task, seed) for seed in seeds] for c in coders}
-    counts = {name: average([count(task, "test", run) for run in made]) for name, made in runs.items()}
+    counts = {
+        name: average([count(task, "test", run) for run in made]) for name, made in runs.items()
+    }
     titles = load_table(SYSTEM)
     results: dict[str, Any] = {
         "name": "Hints on a synthetic ward",
@@ -139,7 +141,7 @@ def make_results(
         "examples": [] if protected else _examples(task, texts, runs),
     }
     used = {code for c in results["coders"] for code in c["metrics"]["per_code"]["code"]}
-    results["titles"] = {code: titles[code].title for code in sorted(used) if code in titles}
+    results["titles"] = {code: titles.title(code) for code in sorted(used) if code in titles}
     return results
 
 
@@ -176,7 +178,7 @@ def without_intervals(results: dict[str, Any]) -> dict[str, Any]:
 def _write_corpus(path: Path, protected: bool) -> dict[str, tuple[Note, list[Span]]]:
     rng = random.Random(11)
     table = load_table(SYSTEM)
-    rare = [c for c in table.codes if c.startswith(RARE_FAMILIES) and table[c].billable]
+    rare = [c for c in table.billable_codes() if c.startswith(RARE_FAMILIES)]
     pool = [*PHRASES, *rng.sample(rare, 140)]
     weights = [1 / (rank + 2) ** 1.05 for rank in range(len(pool))]
     written: dict[str, tuple[Note, list[Span]]] = {}
@@ -200,11 +202,11 @@ def _write_corpus(path: Path, protected: bool) -> dict[str, tuple[Note, list[Spa
 
 
 def _text(rng: random.Random, note_id: str, codes: list[str], table: Any) -> tuple[str, list[Span]]:
-    text = f"Discharge summary\n\nA {rng.randint(38, 91)} year old patient, temp 38.1 °C on arrival.\n"
+    text = f"Discharge summary\n\nA {rng.randint(38, 91)} year old patient, T 38.1 °C on arrival.\n"
     text += "\nHospital course\n"
     spans: list[Span] = []
     for group, code in enumerate(codes):
-        phrase = PHRASES.get(code) or table[code].title.lower()
+        phrase = PHRASES.get(code) or table.title(code).lower()
         before, after = rng.choice(FRAMES).split("{}")
         sentence = before + (phrase if before else phrase[0].upper() + phrase[1:]) + after
         start = len(text) + len(before)
@@ -228,7 +230,8 @@ def _predict(coder: Invented, task: Task, seed: int) -> Predictions:
             if rng.random() < coder.rare + (coder.frequent - coder.rare) * share:
                 found[code] = rng.uniform(0.55, 0.99)
         for _ in range(int(rng.expovariate(1 / coder.spurious)) if coder.spurious else 0):
-            found.setdefault(labels[min(int(rng.expovariate(0.04)), len(labels) - 1)], rng.uniform(0.4, 0.7))
+            wrong = labels[min(int(rng.expovariate(0.04)), len(labels) - 1)]
+            found.setdefault(wrong, rng.uniform(0.4, 0.7))
         if rng.random() < coder.invalid:
             found["I10.99"] = 0.41
         if rng.random() < coder.invalid:
@@ -262,7 +265,8 @@ def _examples(
     task: Task, texts: dict[str, tuple[Note, list[Span]]], runs: dict[str, list[Predictions]]
 ) -> list[dict[str, Any]]:
     answers = {name: {row.note_id: row for row in made[0]} for name, made in runs.items()}
-    notes = sorted(task.notes("test"), key=lambda n: "E11.22" not in (n.codes or ()))[:10]
+    nested = {"E11.22", "N18.30"}
+    notes = sorted(task.notes("test"), key=lambda note: not nested <= set(note.codes or ()))[:10]
     return [
         {
             "note_id": note.note_id,

@@ -111,7 +111,11 @@ def _icd10cm() -> Iterable[_Node]:
             continue
         in_tabular = tabular.is_valid_item(code)
         title = billable.get(code) or tabular.get_description(code)
-        notes = {name: _tabular_notes(tabular, name, code) for name in NOTE_FIELDS} if in_tabular else {}
+        notes = (
+            {name: _tabular_notes(tabular, name, code) for name in NOTE_FIELDS}
+            if in_tabular
+            else {}
+        )
         yield _Node(code, title, parents[code], code in billable, notes)
 
 
@@ -147,7 +151,20 @@ def _prefix_tree(titles: dict[str, str], system: CodeSystem, shortest: int) -> I
 
 def _trim(words: list[str]) -> str:
     """Shared words as a title: without the comma or small word that the cut left at the end."""
-    dangling = {"and", "by", "for", "from", "in", "of", "or", "the", "to", "type", "with", "without"}
+    dangling = {
+        "and",
+        "by",
+        "for",
+        "from",
+        "in",
+        "of",
+        "or",
+        "the",
+        "to",
+        "type",
+        "with",
+        "without",
+    }
     while words and words[-1].rstrip(",") in dangling:
         words = words[:-1]
     return " ".join(words).rstrip(" ,")

@@ -14,7 +14,10 @@ from icdtune.codes.tables import ensure_tables, load_table
 from icdtune.files import atomic_directory
 
 _WORD = re.compile(r"[a-z0-9]+")
-_STOP = frozenset("a an and by for from in nos of on or other the to unspecified with without".split())
+_STOP = frozenset(
+    ("a", "an", "and", "by", "for", "from", "in", "nos", "of", "on", "or", "other", "the", "to")
+    + ("unspecified", "with", "without")
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,9 @@ def _index(system: str) -> bm25s.BM25:
     return bm25s.BM25.load(directory, mmap=True, load_vocab=True)
 
 
-def search(query: str, system: str = "icd10cm", count: int = 10, billable: bool = False) -> list[Hit]:
+def search(
+    query: str, system: str = "icd10cm", count: int = 10, billable: bool = False
+) -> list[Hit]:
     """Codes whose title and inclusion terms match the query best, best first.
 
     Args:

@@ -84,6 +84,4 @@ def get_system(name: str) -> CodeSystem:
     try:
         return SYSTEMS[name]
     except KeyError:
-        raise IcdtuneError(
-            f'unknown code system "{name}". Known: {", ".join(SYSTEMS)}'
-        ) from None
+        raise IcdtuneError(f'unknown code system "{name}". Known: {", ".join(SYSTEMS)}') from None

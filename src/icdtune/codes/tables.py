@@ -19,6 +19,7 @@ import pyarrow.feather
 
 from icdtune.codes.systems import SYSTEMS, CodeSystem, get_system
 from icdtune.errors import UnknownCodeError
+from icdtune.progress import waiting
 
 Standing = Literal["exact", "prefix", "unknown", "malformed"]
 
@@ -206,7 +207,8 @@ def ensure_tables() -> Path:
     if not (directory / "icd10_to_icd9.arrow").exists():
         from icdtune.codes.build import build_tables
 
-        build_tables(directory)
+        with waiting("Building the code tables (once per edition, about 10 s)"):
+            build_tables(directory)
     return directory
 
 

@@ -18,7 +18,7 @@ import urllib.request
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 from icdtune.codes.systems import get_system
 from icdtune.data.schema import Note, Span
@@ -140,7 +140,7 @@ def _spans(source: Path, split: str, task: Kind) -> dict[str, list[Span]]:
     if not path.exists():
         return found
     for group, (line, (note_id, label, code, _, places)) in enumerate(_rows(path, 5)):
-        if _LABELS.get(label) not in task:
+        if _LABELS.get(label, "?") not in task:
             continue
         system = _ROLES[_LABELS[label]][1]
         try:
@@ -197,9 +197,9 @@ def download(directory: Path, record: str = RECORD) -> Path:
     return directory
 
 
-def _check_md5(archive: tempfile._TemporaryFileWrapper[bytes], checksum: str, name: str) -> None:  # type: ignore[type-arg]
+def _check_md5(archive: IO[bytes], checksum: str, name: str) -> None:
     archive.seek(0)
-    digest = hashlib.file_digest(archive, "md5").hexdigest()  # type: ignore[arg-type]
+    digest = hashlib.md5(archive.read()).hexdigest()
     if checksum.removeprefix("md5:") != digest:
         raise IcdtuneError(f"{name}: checksum differs from the published one. Download it again")
     archive.seek(0)

@@ -175,7 +175,9 @@ def load_labels(corpus: Corpus, name: str) -> LabelSpace:
     if not path.exists():
         if name == "full":
             return choose_labels(corpus, "full", LabelRule(kind="full"))
-        raise IcdtuneError(f"{path} does not exist. Make it with: icdtune labels {corpus.path} --help")
+        raise IcdtuneError(
+            f"{path} does not exist. Make it with: icdtune labels {corpus.path} --help"
+        )
     try:
         space = LabelSpace.model_validate(read_json(path))
     except ValidationError as error:
@@ -192,7 +194,9 @@ def _read_codes(path: Path, corpus: Corpus) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        raise IcdtuneError(f"{path} does not exist. Give a text file with one code a line") from None
+        raise IcdtuneError(
+            f"{path} does not exist. Give a text file with one code a line"
+        ) from None
     codes: dict[str, None] = {}
     for row, line in enumerate(lines, 1):
         if line.strip():

@@ -90,7 +90,11 @@ class Predictions:
     def __iter__(self) -> Iterator[Prediction]:
         for batch in self.table.to_batches():
             for row in batch.to_pylist():
-                yield Prediction(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()})
+                values: dict[str, Any] = {
+                    name: tuple(value) if isinstance(value, list) else value
+                    for name, value in row.items()
+                }
+                yield Prediction(**values)
 
     def __len__(self) -> int:
         return int(self.table.num_rows)

@@ -285,10 +285,10 @@ def _check_schema(path: Path, expected: pa.Schema) -> None:
 def _same_type(found: pa.DataType, expected: pa.DataType) -> bool:
     if pa.types.is_list(expected):
         lists = pa.types.is_list(found) or pa.types.is_large_list(found)
-        return lists and _same_type(found.value_type, expected.value_type)
+        return bool(lists) and _same_type(found.value_type, expected.value_type)
     if pa.types.is_string(expected):
-        return pa.types.is_string(found) or pa.types.is_large_string(found)
-    return found == expected
+        return bool(pa.types.is_string(found) or pa.types.is_large_string(found))
+    return bool(found == expected)
 
 
 def _check_filled(path: Path, name: str, column: pa.ChunkedArray) -> None:

@@ -97,9 +97,7 @@ class CorpusWriter:
             self._close(quietly=True)
             self._stack.__exit__(kind, error, trace)
 
-    def add(
-        self, split: str, note: Note, where: str = "", evidence: Iterable[Span] = ()
-    ) -> Note:
+    def add(self, split: str, note: Note, where: str = "", evidence: Iterable[Span] = ()) -> Note:
         """Validate and write one note with its evidence; returns the note as written.
 
         Args:

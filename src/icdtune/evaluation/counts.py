@@ -115,7 +115,7 @@ def count(task: Task, split: str, predictions: Predictions) -> Counts:
     per_note = _note_sums(len(ids), width, gold_keys, pred_keys, hit_keys)
     per_note.update(_ranking(len(ids), width, gold_keys, rank_note, rank_code))
     sums = {
-        name: np.bincount(row_of, weights=values, minlength=len(names))
+        name: np.bincount(row_of, weights=values, minlength=len(names)).astype(float)
         for name, values in per_note.items()
     }
     codes = tuple(columns)
@@ -195,13 +195,17 @@ def align_columns(parts: Sequence[Counts]) -> list[Counts]:
     ]
 
 
-def _align(task: Task, split: str, ids: list[str], predictions: Predictions) -> npt.NDArray[np.int64]:
+def _align(
+    task: Task, split: str, ids: list[str], predictions: Predictions
+) -> npt.NDArray[np.int64]:
     """Row of each note's prediction; IcdtuneError unless they are for exactly these notes."""
     given = predictions.table["note_id"].to_pylist()
     row = {note_id: i for i, note_id in enumerate(given)}
     if len(row) != len(given):
         twice = next(note for i, note in enumerate(given) if row[note] != i)
-        raise IcdtuneError(f'predictions: field "note_id": {twice} stands twice. Keep one row a note')
+        raise IcdtuneError(
+            f'predictions: field "note_id": {twice} stands twice. Keep one row a note'
+        )
     missing = [note_id for note_id in ids if note_id not in row]
     if missing:
         raise IcdtuneError(
@@ -287,9 +291,7 @@ def _ranking(
     hit_note, hit_rank = note[positions], rank[positions]
     nth = np.arange(len(positions)) - np.searchsorted(hit_note, hit_note) + 1
     summed = np.bincount(hit_note, weights=nth / (hit_rank + 1.0), minlength=notes)
-    result = {
-        "average_precision": np.divide(summed, n_gold, out=np.zeros(notes), where=n_gold > 0)
-    }
+    result = {"average_precision": np.divide(summed, n_gold, out=np.zeros(notes), where=n_gold > 0)}
     for k in PRECISION_AT:
         result[f"precision_at_{k}"] = np.bincount(hit_note[hit_rank < k], minlength=notes) / k
     return result

@@ -75,9 +75,7 @@ def _resampled(
     for weights in batches:
         tp, predicted, gold = (matrix @ weights for matrix in matrices)
         sums = {name: values @ weights.astype(float) for name, values in counts.sums.items()}
-        yield Totals(
-            tp, predicted, gold, sums, base.in_space, base.valid, base.seen
-        )
+        yield Totals(tp, predicted, gold, sums, base.in_space, base.valid, base.seen)
 
 
 def _interval(values: Floats, value: float, level: float) -> dict[str, float]:

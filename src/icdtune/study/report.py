@@ -18,6 +18,7 @@ import yaml
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from icdtune.codes.systems import get_system
 from icdtune.errors import IcdtuneError
 from icdtune.files import atomic_file, read_json
 
@@ -71,8 +72,8 @@ COLUMNS = (
 )
 PUBLISHED = Column(
     "micro_f1_published",
-    "Published protocol",
-    "micro-F1",
+    "Published",
+    "protocol micro-F1",
     "predictions of codes without gold in this split are dropped before counting",
     ranked=False,
 )
@@ -149,6 +150,7 @@ def render_page(results: Mapping[str, Any]) -> str:
     coders = results["coders"]
     first = coders[0]["metrics"] if coders else {}
     protected = bool(results["corpus"]["protected"])
+    examples = [] if protected else [example_view(e, results) for e in results["examples"]]
     data = {"charts": chart_data(coders), "codes": code_columns(coders, results["titles"])}
     return environment.get_template("report.html.j2").render(
         r=results,
@@ -168,7 +170,9 @@ def render_page(results: Mapping[str, Any]) -> str:
         metric_titles=METRIC_TITLES,
         comparisons=comparison_rows(results["comparisons"]),
         protected=protected,
-        examples=[] if protected else [example_view(e, results) for e in results["examples"]],
+        systems=[get_system(name).title for name in results["corpus"]["code_systems"].values()],
+        examples=examples,
+        outside=any(set(p.codes) - set(e["gold"]) for e in examples for p in e["pieces"]),
         settings=to_yaml(results["settings"]),
         to_yaml=to_yaml,
         data=Markup(script_json(data)),
@@ -209,7 +213,7 @@ def leaders(
 ) -> frozenset[str]:
     """The best coder and those that the data do not tell apart from it.
 
-    Two coders are told apart where the interval of their paired difference excludes 0, or, where the
+    Two coders are told apart where the interval of their paired difference excludes 0 or, where the
     study did not compare them, where their own intervals do not overlap. Empty where nothing can be
     claimed: fewer than two coders, a missing interval, or no coder told apart from the best.
     """
@@ -246,8 +250,8 @@ def comparison_rows(comparisons: Sequence[Mapping[str, Any]]) -> dict[str, list[
             row = {"first": comparison["first"], "second": comparison["second"]}
             rows.setdefault(key, []).append({**row, "value": value, "outcome": outcome})
     for group in rows.values():
-        ends = [row["value"].get(end, 0.0) for row in group for end in ("low", "high", "difference")]
-        scale = 95 / (max(map(abs, ends)) or 1.0)
+        ends = ("low", "high", "difference")
+        scale = 95 / (max(abs(row["value"].get(end, 0.0)) for row in group for end in ends) or 1.0)
         for row in group:
             names = ("low", "difference", "high") if "low" in row["value"] else ("difference",) * 3
             row["line"] = [round(scale * row["value"][name], 2) for name in names]
@@ -255,7 +259,7 @@ def comparison_rows(comparisons: Sequence[Mapping[str, Any]]) -> dict[str, list[
 
 
 def chart_data(coders: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Points of both charts: coders in the study's order, bins from rare to frequent."""
+    """Points of both charts: coders in the study's order, bins with codes from rare to frequent."""
     keys = ("micro_f1", "macro_f1")
     by_bin = [{b["bin"]: b for b in coder["metrics"]["by_frequency"]} for coder in coders]
     return {
@@ -269,6 +273,7 @@ def chart_data(coders: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 **{key: [bins.get(bin_["bin"], {}).get(key) for bins in by_bin] for key in keys},
             }
             for bin_ in (coders[0]["metrics"]["by_frequency"] if coders else [])
+            if bin_["codes"]
         ],
     }
 

@@ -48,7 +48,7 @@ class BagOfWords:
         self,
         words: int = 50_000,
         characters: int = 20_000,
-        alphas: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0),
+        alphas: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0),
     ) -> None:
         self._limits = {"word": words, "char_wb": characters}
         self._alphas = alphas
@@ -90,7 +90,9 @@ class BagOfWords:
 
         def rows() -> Iterator[Any]:
             for batch in batched_notes(notes):
-                scores: Scores = self._features([note.text for note in batch]) @ weights + self._mean
+                scores: Scores = (
+                    self._features([note.text for note in batch]) @ weights + self._mean
+                )
                 yield from decide([n.note_id for n in batch], self._codes, scores, self._threshold)
 
         return Predictions(rows(), details=dict(self._chosen))
@@ -166,7 +168,8 @@ class BagOfWords:
             _, f1 = best_threshold(kernel @ dual + self._mean, val_gold, missed)
             if f1 > best:
                 best, best_dual, self._chosen = f1, dual, {"alpha": alpha}
-        return (features.T @ best_dual).astype(np.float16)
+        weights: Weights = (features.T @ best_dual).astype(np.float16)
+        return weights
 
     def _solve_primal(
         self,
@@ -197,9 +200,7 @@ def batched_notes(notes: Iterable[Note]) -> Iterator[tuple[Note, ...]]:
         yield batch
 
 
-def _vectorizer(
-    analyzer: str, limit: int, vocabulary: list[str] | None = None
-) -> TfidfVectorizer:
+def _vectorizer(analyzer: str, limit: int, vocabulary: list[str] | None = None) -> TfidfVectorizer:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     return TfidfVectorizer(

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from icdtune.coders.classifiers.scoring import best_threshold
 from icdtune.codes.matching import TermMatcher, tokens
 from icdtune.codes.tables import load_table
-from icdtune.coders.classifiers.scoring import best_threshold
 from icdtune.data.labels import Task
 from icdtune.data.predictions import Prediction, Predictions
 from icdtune.data.schema import Corpus, Note

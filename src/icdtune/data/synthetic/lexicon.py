@@ -233,13 +233,17 @@ def load_lexicon(directory: Path, ignored_terms: Sequence[str] = ()) -> Lexicon:
         for at, entry in enumerate((content := _read(path)).entries):
             place[entry.id] = at / len(content.entries)
             if entry.id in origin:
-                raise IcdtuneError(f'{path}: id "{entry.id}" is also in {origin[entry.id]}. Rename it')
+                raise IcdtuneError(
+                    f'{path}: id "{entry.id}" is also in {origin[entry.id]}. Rename it'
+                )
             origin[entry.id] = path
             raw.append(entry)
         rules.extend(content.combinations)
     expanded = [(entry, variant) for entry in raw for variant in entry.variants or {"": ""}]
     expanded.sort(key=lambda pair: (-pair[0].tier, place[pair[0].id], pair[0].id, pair[1]))
-    reserved = {tokens(form) for e, v in expanded for form in (*_fill(e.forms, v), *_fill(e.held_out, v))}
+    reserved = {
+        tokens(form) for e, v in expanded for form in (*_fill(e.forms, v), *_fill(e.held_out, v))
+    }
     reserved |= {tokens(term) for term in ignored_terms}
     entries = [
         _entry(entry, variant, rank, reserved, origin[entry.id])

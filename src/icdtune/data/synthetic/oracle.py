@@ -12,7 +12,6 @@ from icdtune.codes.matching import TermMatcher
 from icdtune.data.synthetic.lexicon import Entry, Lexicon
 from icdtune.data.synthetic.templates import Template, Templates
 
-
 WINDOW = 200
 
 

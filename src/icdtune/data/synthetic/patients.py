@@ -76,7 +76,9 @@ class Hospital:
     def admissions(self, rng: random.Random) -> Iterator[Admission]:
         """The 1-3 stays of one patient."""
         person = Person(min(97, max(18, round(rng.triangular(18, 98, 72)))), rng.random() < 0.5)
-        needs = {"pregnancy"} if self._may_be_pregnant(person) and rng.random() < PREGNANT else set()
+        needs = (
+            {"pregnancy"} if self._may_be_pregnant(person) and rng.random() < PREGNANT else set()
+        )
         lasting = _Drawn(person, needs)
         for _ in range(1 + _binomial(rng, 5, 0.2 + 0.4 * person.age / 97)):
             self._add(lasting, self._lasting.draw(rng), rng)
@@ -92,7 +94,9 @@ class Hospital:
     def _may_be_pregnant(self, person: Person) -> bool:
         return person.female and person.age <= 44
 
-    def _add(self, drawn: _Drawn, entry: Entry, rng: random.Random, companions: bool = True) -> None:
+    def _add(
+        self, drawn: _Drawn, entry: Entry, rng: random.Random, companions: bool = True
+    ) -> None:
         if not drawn.take(entry) or not companions:
             return
         for name in entry.companions:

@@ -253,7 +253,11 @@ class _Note:
     def _mention(self, section: str, entry: Entry) -> None:
         key = {"history": "history_list", "procedures": "procedures_list"}.get(section, section)
         by_kind = self._templates.mentions[key]
-        options = by_kind.get("") or by_kind.get(entry.kind) or self._templates.mentions["hpi"][entry.kind]
+        options = (
+            by_kind.get("")
+            or by_kind.get(entry.kind)
+            or self._templates.mentions["hpi"][entry.kind]
+        )
         template = self._rng.choice(options)
         if entry.code.startswith(("C", "D0")):  # "history of" a cancer is another code
             while any(cue in template.text for cue in PAST):

@@ -118,7 +118,9 @@ class Template:
 
     def in_range(self, numbers: tuple[str, ...]) -> bool:
         """Whether the numbers that `pattern` found lie in the template's ranges."""
-        ranges = [part[1] for part in self._parts if not isinstance(part, str) and part[0] == "range"]
+        ranges = [
+            part[1] for part in self._parts if not isinstance(part, str) and part[0] == "range"
+        ]
         return all(
             low <= round(float(number) * 10**decimals) <= high
             for number, (low, high, decimals) in zip(numbers, ranges, strict=True)
@@ -199,5 +201,3 @@ def load_templates(path: Path) -> Templates:
         group("lookalikes", False),
         tuple(raw.ignored_inclusion_terms),
     )
-
-

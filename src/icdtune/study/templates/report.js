@@ -45,7 +45,7 @@
     return { colour, font: getComputedStyle(document.body).fontFamily };
   };
 
-  const traces = (part, axis, { colour }) => SERIES.map((series) => {
+  const traces = (part, axis, { colour }, size) => SERIES.map((series) => {
     const at = part[series.key].map((point, row) => [point, row]).filter(([point]) => point);
     const hasIntervals = at.some(([point]) => point.low !== undefined);
     const upper = at.map(([p]) => (p.high === undefined ? null : Math.max(0, p.high - p.value)));
@@ -54,7 +54,7 @@
       type: "scatter", mode: "markers", name: series.name,
       x: at.map(([point]) => point.value), y: at.map(([, row]) => row + series.shift),
       xaxis: `x${axis}`, yaxis: `y${axis}`, cliponaxis: false,
-      marker: { symbol: series.symbol, size: 9, color: colour(series.colour) },
+      marker: { symbol: series.symbol, size, color: colour(series.colour) },
       error_x: hasIntervals
         ? { type: "data", symmetric: false, array: upper, arrayminus: lower, thickness: 1.6, width: 0,
             color: colour(series.colour) }
@@ -81,15 +81,16 @@
   });
   const yAxis = ({ colour }, labels, more) => ({
     range: [coders.length - 0.5, -0.5], fixedrange: true, zeroline: false, showgrid: false,
-    tickvals: coders.map((_, row) => row), ticktext: labels, ticks: "", automargin: false,
+    tickvals: coders.map((_, row) => row), ticktext: labels, ticks: "", ticklabelstandoff: 8, automargin: false,
     tickfont: { size: 13, color: colour("--ink") }, ...more,
   });
   const stripes = ({ colour }, x, y) => coders.flatMap((_, row) => (row % 2 ? [] : [{
     type: "rect", layer: "below", line: { width: 0 }, fillcolor: colour("--band"),
     xref: `${x} domain`, yref: y, x0: 0, x1: 1, y0: row - 0.5, y1: row + 0.5 }]));
+  const dot = (width) => (width < 560 ? 7 : 9);
   const gutter = (labels) => {
     const longest = Math.max(...labels.flatMap((label) => label.map((line) => line.length)));
-    return Math.min(230, Math.max(60, longest * 7.4 + 14));
+    return Math.min(230, Math.max(60, longest * 7.4 + 20));
   };
 
   const drawLadder = (target, look, width) => {
@@ -100,7 +101,7 @@
       xaxis: xAxis(look, {}), yaxis: yAxis(look, labels.map((lines) => lines.join("<br>")), {}),
       shapes: stripes(look, "x", "y"),
     };
-    return Plotly.react(target, traces(ladder, "", look), layout, { displayModeBar: false });
+    return Plotly.react(target, traces(ladder, "", look, dot(width)), layout, { displayModeBar: false });
   };
 
   const drawBins = (target, look, width) => {
@@ -126,14 +127,13 @@
         domain: [Math.max(0, top - panel / inner), top], anchor: `x${axis}`,
         showticklabels: column === 0 });
       layout.shapes.push(...stripes(look, `x${axis}`, `y${axis}`));
-      const size = bin.codes ? `${number.format(bin.codes)} codes · ${number.format(bin.mentions)} mentions`
-        : "no codes";
+      const size = `${number.format(bin.codes)} codes · ${number.format(bin.mentions)} mentions`;
       layout.annotations.push({
         text: `<b>${literal(bin.title)}</b> training notes<br><span style="color:${look.colour("--muted")};font-size:12px">${size}</span>`,
         xref: "paper", yref: "paper", x: left, y: top, xanchor: "left", yanchor: "bottom", yshift: 5,
         align: "left", showarrow: false });
     });
-    const drawn = bins.flatMap((bin, at) => traces(bin, at ? String(at + 1) : "", look));
+    const drawn = bins.flatMap((bin, at) => traces(bin, at ? String(at + 1) : "", look, dot(width) - 1));
     return Plotly.react(target, drawn, layout, { displayModeBar: false });
   };
 
@@ -184,8 +184,8 @@
   const columns = [
     { key: "code", title: "Code", values: codes.code, first: 1 },
     { key: "title", title: "Title", values: codes.title, first: 1 },
-    { key: "train", title: "Train n", values: codes.train, first: -1, numeric: true },
-    { key: "gold", title: "Gold n", values: codes.gold, first: -1, numeric: true },
+    { key: "train", title: "Train", values: codes.train, first: -1, numeric: true },
+    { key: "gold", title: "Gold", values: codes.gold, first: -1, numeric: true },
     ...coders.map((name, at) => (
       { key: `f1-${at}`, title: name, values: codes.f1[at], first: -1, numeric: true, f1: true })),
   ];

@@ -1,0 +1,5 @@
+"""`python -m icdtune`."""
+
+from icdtune.cli import main
+
+main()

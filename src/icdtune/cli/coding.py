@@ -1,0 +1,195 @@
+"""`icdtune train`, `icdtune predict`, `icdtune evaluate`: the way from corpus to metrics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from icdtune.cli.output import print_json, print_table, read_options, with_interval
+
+Corpus_ = Annotated[Path, typer.Option("--corpus", help="Corpus folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this room's commands."""
+    app.command(
+        epilog="Example: icdtune train bow --corpus corpora/syn --labels full --out runs/bow"
+    )(train)
+    app.command(
+        epilog="Examples: icdtune predict --coder runs/bow --corpus corpora/syn --split test "
+        "--out runs/bow-test | icdtune predict --coder runs/bow --note-file note.txt"
+    )(predict)
+    app.command(
+        epilog="Examples: icdtune evaluate runs/bow-test --corpus corpora/syn | "
+        "icdtune evaluate runs/bow-test --corpus corpora/syn --against runs/dictionary-test"
+    )(evaluate)
+
+
+def train(
+    coder: Annotated[str, typer.Argument(help='Coder name, or "module:Class" of your own.')],
+    corpus: Corpus_,
+    out: Annotated[Path, typer.Option(help="Folder of the trained coder.")],
+    labels: Annotated[str, typer.Option(help="Label space of the corpus.")] = "full",
+    seed: Annotated[int, typer.Option(help="Seed.")] = 1,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", "-o", help="Coder option, key=value.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+) -> None:
+    """Train a coder on "train", tuned on "val"; leaves a folder for predict."""
+    from icdtune.coders.base import train_coder
+    from icdtune.data.labels import Task, load_labels
+    from icdtune.data.schema import Corpus
+    from icdtune.files import refuse_existing
+
+    refuse_existing(out, overwrite)
+    opened = Corpus(corpus)
+    task = Task(opened, load_labels(opened, labels))
+    train_coder(coder, task, out, seed, read_options(option or []), overwrite)
+    typer.echo(f"{out}: {coder}, {len(task.labels.codes):,} codes")
+
+
+def predict(
+    coder: Annotated[Path, typer.Option(help="Folder of a trained coder.")],
+    corpus: Annotated[Path | None, typer.Option(help="Corpus folder.")] = None,
+    split: Annotated[str, typer.Option(help="Split to predict.")] = "test",
+    labels: Annotated[
+        str | None, typer.Option(help="Label space; the coder's own if left out.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the predictions.")] = None,
+    note_file: Annotated[Path | None, typer.Option(help="One note, as plain text.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Predict a split into predictions.parquet, or one note onto the screen."""
+    from icdtune.errors import IcdtuneError
+
+    if note_file is not None:
+        _predict_note(coder, note_file, as_json)
+        return
+    if corpus is None or out is None:
+        raise IcdtuneError("give --corpus and --out, or one note with --note-file")
+    from icdtune.coders.base import load_coder, run_coder
+    from icdtune.data.labels import Task, load_labels
+    from icdtune.data.schema import Corpus
+    from icdtune.files import read_json
+
+    loaded = load_coder(coder)
+    trained = read_json(coder / "coder.json")
+    opened = Corpus(corpus)
+    task = Task(opened, load_labels(opened, labels or trained["label_space"]))
+    predictions, info = run_coder(loaded, trained["coder"], task, split, trained["seed"], out)
+    if as_json:
+        print_json(info.model_dump())
+    else:
+        typer.echo(f"{out}: {len(predictions):,} notes in {info.seconds:.1f} s")
+
+
+def evaluate(
+    predictions: Annotated[
+        list[Path], typer.Argument(help="Predictions; several are seeds of one.")
+    ],
+    corpus: Corpus_,
+    split: Annotated[str | None, typer.Option(help="As predicted if left out.")] = None,
+    labels: Annotated[str | None, typer.Option(help="As predicted if left out.")] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Other predictions, for the paired test.")
+    ] = None,
+    resamples: Annotated[int, typer.Option(min=0, help="Bootstrap resamples.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write metrics.json here.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Metrics with 95% intervals by patient, and a paired test against other predictions."""
+    from icdtune.data.labels import Task, load_labels
+    from icdtune.data.predictions import read_predictions
+    from icdtune.data.schema import Corpus
+    from icdtune.errors import IcdtuneError
+    from icdtune.evaluation.counts import average, count
+    from icdtune.evaluation.evaluate import summarise
+    from icdtune.evaluation.intervals import compare
+    from icdtune.files import write_json
+
+    opened = Corpus(corpus)
+    read = [read_predictions(path) for path in predictions]
+    for path, (_, info) in zip(predictions, read, strict=True):
+        if info is not None and info.corpus_hash != opened.info.hash:
+            raise IcdtuneError(
+                f"{path}: predictions of another corpus ({info.corpus}, hash "
+                f"{info.corpus_hash[:12]}). Evaluate on the corpus that was predicted"
+            )
+    first = read[0][1]
+    split = split or (first.split if first else "test")
+    task = Task(opened, load_labels(opened, labels or (first.label_space if first else "full")))
+    counts = average([count(task, split, rows) for rows, _ in read])
+    metrics = summarise(counts, task, split, len(read), resamples, seed, 0.95)
+    if against is not None:
+        other = count(task, split, read_predictions(against)[0])
+        metrics["against"] = compare(other, counts, max(resamples, 1), seed)
+    if out is not None:
+        write_json(out, metrics)
+    if as_json:
+        print_json(metrics)
+    else:
+        _print_metrics(metrics, against)
+
+
+def _print_metrics(metrics: dict[str, Any], against: Path | None) -> None:
+    title = (
+        f"{metrics['corpus']} {metrics['split']}: {metrics['notes']:,} notes, "
+        f"{metrics['labels']:,} codes"
+    )
+    counts = {"codes_per_note", "gold_codes_per_note"}
+    rows = [
+        (name, with_interval(value, 1 if name in counts else 100))
+        for name, value in metrics["metrics"].items()
+    ]
+    print_table(title, ["metric", "% [95% interval]#"], rows)
+    bins = [
+        (
+            b["bin"],
+            b["codes"],
+            b["mentions"],
+            with_interval(b["micro_f1"]),
+            with_interval(b["macro_f1"]),
+        )
+        for b in metrics["by_frequency"]
+    ]
+    columns = ["notes in train", "codes#", "mentions#", "micro-F1#", "macro-F1#"]
+    print_table("F1 by training frequency", columns, bins)
+    if against is not None:
+        tests = [
+            (
+                name,
+                f"{t['difference'] * 100:+.1f} [{t['low'] * 100:+.1f}, {t['high'] * 100:+.1f}]",
+                f"{t['p']:.4f}",
+            )
+            for name, t in metrics["against"].items()
+        ]
+        print_table(f"Minus {against} (paired)", ["metric", "difference#", "p#"], tests)
+
+
+def _predict_note(coder: Path, path: Path, as_json: bool) -> None:
+    from icdtune.coders.base import load_coder
+    from icdtune.codes.tables import resolve
+    from icdtune.data.schema import Note
+    from icdtune.errors import IcdtuneError
+
+    text = path.read_text(encoding="utf-8")
+    if not text.strip():
+        raise IcdtuneError(f"{path} is empty. Give a note as plain text")
+    row = next(iter(load_coder(coder).predict([Note("note", "subject", text, None)])))
+    scores = row.scores or (None,) * len(row.codes)
+    found = [
+        {"code": code, "title": resolve(code).title, "score": score}
+        for code, score in zip(row.codes, scores, strict=True)
+    ]
+    if as_json:
+        print_json(found)
+        return
+    cells = [
+        (f["code"], f["title"], "-" if f["score"] is None else f"{f['score']:.2f}") for f in found
+    ]
+    print_table("", ["code", "title", "score#"], cells)

@@ -1,0 +1,168 @@
+"""`icdtune prepare`, `icdtune labels`, `icdtune corpus`: make corpora and look at them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from icdtune.cli.output import print_json, print_table
+
+prepare = typer.Typer(help="Prepare a corpus from a source.", no_args_is_help=True)
+inspect = typer.Typer(help="Describe or check a corpus.", no_args_is_help=True)
+
+Out = Annotated[Path, typer.Option(help="Folder of the corpus.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this room's commands."""
+    app.add_typer(prepare, name="prepare")
+    app.command(
+        epilog="Examples: icdtune labels DIR --name top50 --top-k 50 | "
+        "icdtune labels DIR --name mine --file codes.txt"
+    )(labels)
+    app.add_typer(inspect, name="corpus")
+
+
+@prepare.command(
+    epilog="Example: icdtune prepare synthetic --train 2000 --val 500 --test 1000 --out corpora/syn"
+)
+def synthetic(
+    out: Out,
+    train: Annotated[int, typer.Option(min=0, help="Training notes.")] = 2000,
+    val: Annotated[int, typer.Option(min=0, help="Validation notes.")] = 500,
+    test: Annotated[int, typer.Option(min=0, help="Test notes.")] = 1000,
+    profile: Annotated[str, typer.Option(help="short, medium or long notes.")] = "short",
+    seed: Annotated[int, typer.Option(help="Other seed, other patients.")] = 1,
+    concepts: Annotated[int, typer.Option(min=1, help="Lexicon entries in use.")] = 700,
+    lexicon: Annotated[Path | None, typer.Option(help="Lexicon folder of your own.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Invented patients with real codes and character-level evidence."""
+    from icdtune.data.synthetic import prepare as make
+
+    make(out, train, val, test, profile, seed, concepts, lexicon, overwrite)
+    _describe(out)
+
+
+@prepare.command(
+    epilog="Examples: icdtune prepare codiesp --source codiesp/ --language es --task D --out "
+    "corpora/codiesp-es | icdtune prepare codiesp --download --out corpora/codiesp-en"
+)
+def codiesp(
+    out: Out,
+    source: Annotated[Path | None, typer.Option(help="Unpacked CodiEsp folder.")] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch the published archive.")
+    ] = False,
+    language: Annotated[str, typer.Option(help="en (translation) or es (original).")] = "en",
+    task: Annotated[str, typer.Option(help="D diagnoses, P procedures, DP both.")] = "D",
+    invalid_codes: Annotated[
+        str, typer.Option(help="Codes in no table: keep, quarantine or refuse.")
+    ] = "keep",
+    overwrite: Overwrite = False,
+) -> None:
+    """Real clinical cases coded by professionals (CLEF eHealth 2020, CC BY 4.0)."""
+    from icdtune.data.codiesp import download as fetch
+    from icdtune.data.codiesp import prepare as make
+    from icdtune.errors import IcdtuneError
+
+    for name, value, known in (
+        ("--language", language, ("en", "es")),
+        ("--task", task, ("D", "P", "DP")),
+        ("--invalid-codes", invalid_codes, ("keep", "quarantine", "refuse")),
+    ):
+        if value not in known:
+            raise IcdtuneError(f'{name} "{value}": choose one of {", ".join(known)}')
+    if download and source is None:
+        source = fetch(out.parent / "codiesp-source")
+    if source is None:
+        raise IcdtuneError("give the unpacked CodiEsp folder with --source, or --download")
+    make(out, source, language, task, invalid_codes, overwrite)  # type: ignore[arg-type]
+    _describe(out)
+
+
+def labels(
+    corpus: Annotated[Path, typer.Argument(help="Corpus folder.")],
+    name: Annotated[str, typer.Option(help="Name of the label space.")] = "full",
+    top_k: Annotated[int | None, typer.Option(min=1, help="Only the most frequent codes.")] = None,
+    min_count: Annotated[int, typer.Option(min=1, help="Least notes a code.")] = 1,
+    file: Annotated[Path | None, typer.Option(help="Text file, one code a line.")] = None,
+    count_on: Annotated[str, typer.Option(help="Splits to count on, by comma.")] = "train",
+    drop_empty: Annotated[
+        bool, typer.Option("--drop-empty", help="Leave out notes without gold in the space.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Choose a label space and write labels/NAME.json into the corpus."""
+    from icdtune.data.labels import LabelRule, choose_labels, save_labels
+    from icdtune.data.schema import Corpus
+
+    opened = Corpus(corpus)
+    kind = "file" if file else "top_k" if top_k else "full"
+    rule = LabelRule(
+        kind=kind,
+        k=top_k,
+        min_count=min_count,
+        counted_on=count_on.split(","),
+        source=str(file) if file else None,
+    )
+    space = choose_labels(opened, name, rule, "drop" if drop_empty else "keep")
+    path = save_labels(opened, space)
+    if as_json:
+        print_json({"path": str(path), "codes": len(space.codes)})
+    else:
+        typer.echo(f"{path}: {len(space.codes):,} codes")
+
+
+@inspect.command(epilog="Example: icdtune corpus describe corpora/syn")
+def describe(
+    corpus: Annotated[Path, typer.Argument(help="Corpus folder.")], as_json: Json = False
+) -> None:
+    """What a corpus holds: splits, codes, standing against the tables."""
+    _describe(corpus, as_json)
+
+
+@inspect.command(epilog="Example: icdtune corpus check corpora/syn")
+def check(
+    corpus: Annotated[Path, typer.Argument(help="Corpus folder.")], as_json: Json = False
+) -> None:
+    """Read every row, check it, and compare the hash with corpus.json."""
+    from icdtune.data.schema import Corpus
+    from icdtune.errors import IcdtuneError
+
+    opened = Corpus(corpus)
+    found = opened.row_hash()
+    if found != opened.info.hash:
+        raise IcdtuneError(
+            f"{corpus}: the rows are not those that corpus.json describes (hash {found[:12]}, not "
+            f"{opened.info.hash[:12]}). Prepare the corpus again"
+        )
+    notes = sum(split.notes for split in opened.info.splits.values())
+    if as_json:
+        print_json({"ok": True, "notes": notes, "hash": found})
+    else:
+        typer.echo(f"{corpus}: {notes:,} notes in order (hash {found[:12]})")
+
+
+def _describe(path: Path, as_json: bool = False) -> None:
+    from icdtune.data.schema import Corpus
+
+    info = Corpus(path).info
+    if as_json:
+        print_json(info.model_dump())
+        return
+    rows = [
+        (name, s.notes, s.subjects, s.labelled, s.mentions, s.distinct_codes)
+        for name, s in info.splits.items()
+    ]
+    columns = ["split", "notes#", "subjects#", "labelled#", "codes#", "distinct codes#"]
+    systems = " and ".join(info.code_systems.values())
+    print_table(f"{info.name} ({systems}, {path})", columns, rows)
+    for role, counts in info.standing.items():
+        parts = ", ".join(f"{count:,} {standing}" for standing, count in counts.items())
+        if parts:
+            typer.echo(f"{role} codes against the tables: {parts}")

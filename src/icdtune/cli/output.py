@@ -1,0 +1,54 @@
+"""What commands print: tables for people, JSON for machines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON on standard output."""
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table; columns whose name ends in "#" are right-aligned numbers."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title or None, title_justify="left", header_style="bold")
+    for name in columns:
+        justify: Any = "right" if name.endswith("#") else "left"
+        table.add_column(name.removesuffix("#"), justify=justify, overflow="fold")
+    for row in rows:
+        table.add_row(*(f"{x:,}" if isinstance(x, int) else str(x) for x in row))
+    width = None if Console().is_terminal else 160
+    Console(width=width, highlight=False, markup=False).print(table)
+
+
+def with_interval(entry: dict[str, float] | None, scale: float = 100) -> str:
+    """A metric in percent with its interval: "61.8 [60.7, 62.9]"."""
+    if entry is None:
+        return "-"
+    text = f"{entry['value'] * scale:.1f}"
+    if "low" in entry:
+        text += f" [{entry['low'] * scale:.1f}, {entry['high'] * scale:.1f}]"
+    return text
+
+
+def read_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """`key=value` pairs as a dictionary; values are read as YAML."""
+    import yaml
+
+    from icdtune.errors import IcdtuneError
+
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise IcdtuneError(f'--option "{pair}": write it as key=value')
+        options[key] = yaml.safe_load(value)
+    return options

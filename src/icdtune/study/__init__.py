@@ -1,0 +1,1 @@
+"""Studies: a YAML file in, every stage's output and a report out."""

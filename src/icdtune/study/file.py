@@ -1,0 +1,163 @@
+"""The study file: what is compared, on which corpus, with which seeds.
+
+A YAML file holds one study a document; documents are separated by `---`. Strings may use
+environment variables as ${NAME} or ${NAME:-default}; relative paths start at the file's folder.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from icdtune.data.labels import LabelRule
+from icdtune.data.schema import first_problem
+from icdtune.errors import IcdtuneError
+
+_VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class CorpusChoice(_Model):
+    """A corpus that exists (`path`), or one that the study prepares (`prepare`, `options`)."""
+
+    path: Path | None = None
+    prepare: str | None = None
+    options: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _one(self) -> CorpusChoice:
+        if (self.path is None) == (self.prepare is None):
+            raise ValueError('give either "path" or "prepare"')
+        return self
+
+
+class LabelChoice(LabelRule):
+    """The study's label space: a rule, a name, and what becomes of notes without gold."""
+
+    name: str = "full"
+    kind: Literal["full", "top_k", "file"] = "full"
+    empty_notes: Literal["keep", "drop"] = "keep"
+
+    @property
+    def rule(self) -> LabelRule:
+        """The rule alone."""
+        return LabelRule(**{name: getattr(self, name) for name in LabelRule.model_fields})
+
+
+class CoderChoice(_Model):
+    """One row of the study: a registered coder and its options."""
+
+    name: str
+    coder: str
+    options: dict[str, Any] = {}
+    note: str | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _folder_name(cls, value: str) -> str:
+        return _plain(value)
+
+
+class EvaluationChoice(_Model):
+    """How the study is evaluated."""
+
+    resamples: int = Field(1000, ge=0)
+    seed: int = 0
+    level: float = Field(0.95, gt=0, lt=1)
+    examples: int = Field(10, ge=0)
+
+
+class Study(_Model):
+    """A study file's content."""
+
+    name: str
+    description: str = ""
+    corpus: CorpusChoice
+    labels: LabelChoice = LabelChoice()
+    split: str = "test"
+    seeds: list[int] = Field([1], min_length=1)
+    coders: list[CoderChoice] = Field(min_length=1)
+    evaluation: EvaluationChoice = EvaluationChoice()
+
+    @field_validator("name")
+    @classmethod
+    def _folder_name(cls, value: str) -> str:
+        return _plain(value)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Study:
+        names = [coder.name for coder in self.coders]
+        if len(set(names)) != len(names):
+            raise ValueError("two coders have the same name")
+        return self
+
+
+def _plain(value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise ValueError("names a folder: use letters, digits, dot, dash and underscore")
+    return value
+
+
+def read_study(path: Path) -> list[Study]:
+    """Read and check every study of a file; IcdtuneError names the document and field."""
+    try:
+        documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise IcdtuneError(f"{path} does not exist. Start from one in examples/") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        raise IcdtuneError(f"{path}{line} is not valid YAML. Quote special characters") from None
+    studies = []
+    for at, document in enumerate(documents, 1):
+        where = f"{path}" if len(documents) == 1 else f"{path} document {at}"
+        try:
+            study = Study.model_validate(_expand(document, where))
+        except ValidationError as error:
+            raise IcdtuneError(f"{where}: {first_problem(error)}. See docs/study.md") from None
+        studies.append(_resolve(study, path.parent))
+    if len({study.name for study in studies}) != len(studies):
+        raise IcdtuneError(f'{path}: field "name": two studies have the same. Rename one')
+    return studies
+
+
+def _expand(value: Any, where: str) -> Any:
+    """Fill in environment variables in every string."""
+    if isinstance(value, dict):
+        return {key: _expand(item, where) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_expand(item, where) for item in value]
+    if not isinstance(value, str):
+        return value
+
+    def replace(match: re.Match[str]) -> str:
+        found = os.environ.get(match[1], match[2])
+        if found is None:
+            raise IcdtuneError(f"{where}: environment variable {match[1]} is not set. Set it")
+        return found
+
+    return _VARIABLE.sub(replace, value)
+
+
+def _resolve(study: Study, folder: Path) -> Study:
+    """Make relative paths start at the study file's folder."""
+    corpus = study.corpus.model_copy()
+    if corpus.path is not None:
+        corpus.path = folder / corpus.path
+    corpus.options = {
+        key: str(folder / value) if key in ("source", "lexicon") else value
+        for key, value in corpus.options.items()
+    }
+    labels = study.labels.model_copy()
+    if labels.source is not None:
+        labels.source = str(folder / labels.source)
+    return study.model_copy(update={"corpus": corpus, "labels": labels})

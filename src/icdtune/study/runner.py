@@ -1,0 +1,303 @@
+"""Run a study: do what is missing, keep every stage's output, and render the report.
+
+A stage is done when its mark says so with the fingerprint of everything that decides its outcome;
+a stage whose settings changed is run again. An interrupted run goes on where it stopped and ends
+with the same predictions and metrics.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import icdtune
+from icdtune.coders.base import load_coder, run_coder, train_coder, versions
+from icdtune.codes.tables import load_table
+from icdtune.data import SOURCES
+from icdtune.data.labels import LabelSpace, Task, choose_labels
+from icdtune.data.predictions import Predictions, read_predictions
+from icdtune.data.schema import Corpus
+from icdtune.errors import IcdtuneError
+from icdtune.evaluation.counts import Counts, average, count
+from icdtune.evaluation.evaluate import summarise
+from icdtune.evaluation.intervals import compare
+from icdtune.evaluation.metrics import METRICS, whole
+from icdtune.files import read_json, write_json
+from icdtune.study.file import CoderChoice, Study
+
+Announce = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One coder with one seed: where it lives."""
+
+    choice: CoderChoice
+    seed: int
+    folder: Path
+
+    @property
+    def coder(self) -> Path:
+        """Folder of the trained coder."""
+        return self.folder / "coder"
+
+    @property
+    def predictions(self) -> Path:
+        """Folder of its predictions."""
+        return self.folder / "predictions"
+
+
+def run_study(study: Study, folder: Path, announce: Announce = lambda line: None) -> dict[str, Any]:
+    """Run what is missing of a study and write results.json.
+
+    Args:
+        study: the study.
+        folder: where its outputs are and go.
+        announce: called with one line as each stage begins.
+
+    Returns:
+        The content of results.json.
+    """
+    corpus = _corpus(study, folder, announce)
+    task = Task(corpus, _labels(study, corpus, folder))
+    counts: dict[str, Counts] = {}
+    coders: list[dict[str, Any]] = []
+    for choice in study.coders:
+        runs = [
+            Run(choice, seed, folder / "coders" / choice.name / f"seed-{seed}")
+            for seed in study.seeds
+        ]
+        predictions = [_predict(study, task, run, announce) for run in runs]
+        parts = [count(task, study.split, each) for each in predictions]
+        counts[choice.name] = average(parts)
+        metrics = _metrics(study, task, choice, counts[choice.name], runs, announce)
+        coders.append(_row(choice, runs, parts, metrics))
+    results = {
+        "name": study.name,
+        "description": study.description,
+        "icdtune_version": icdtune.__version__,
+        "versions": versions(),
+        "settings": study.model_dump(mode="json"),
+        "corpus": corpus.info.model_dump(),
+        "split": study.split,
+        "label_space": {
+            "name": task.labels.name,
+            "size": len(task.labels.codes),
+            "rule": task.labels.rule.model_dump(),
+            "empty_notes": task.labels.empty_notes,
+        },
+        "seeds": study.seeds,
+        "coders": coders,
+        "comparisons": _comparisons(study, counts, folder, announce),
+        "examples": [],
+        "titles": {},
+    }
+    results["examples"] = _examples(study, task, folder)
+    results["titles"] = _titles(results, corpus)
+    write_json(folder / "results.json", results)
+    return results
+
+
+def fingerprint(value: Any) -> str:
+    """Hash of JSON-like settings."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _done(mark: Path, expected: str) -> bool:
+    return mark.exists() and read_json(mark) == {"fingerprint": expected}
+
+
+def _corpus(study: Study, folder: Path, announce: Announce) -> Corpus:
+    choice = study.corpus
+    if choice.path is not None:
+        return Corpus(choice.path)
+    if choice.prepare not in SOURCES:
+        raise IcdtuneError(
+            f'study "{study.name}": unknown corpus source "{choice.prepare}". '
+            f"Known: {', '.join(SOURCES)}"
+        )
+    module, _, name = SOURCES[choice.prepare].partition(":")
+    prepare = getattr(importlib.import_module(module), name)
+    known = inspect.signature(prepare).parameters
+    for option in choice.options:
+        if option not in known or option in ("out", "overwrite"):
+            raise IcdtuneError(
+                f'study "{study.name}": field "corpus.options.{option}" is unknown. '
+                f"Known: {', '.join(k for k in known if k not in ('out', 'overwrite'))}"
+            )
+    path, mark = folder / "corpus", folder / "corpus.stage.json"
+    expected = fingerprint([icdtune.__version__, choice.prepare, choice.options])
+    if not (_done(mark, expected) and path.exists()):
+        announce(f"prepare {choice.prepare}")
+        options = {
+            key: Path(value) if key in ("source", "lexicon") else value
+            for key, value in choice.options.items()
+        }
+        prepare(path, **options, overwrite=True)
+        write_json(mark, {"fingerprint": expected})
+    return Corpus(path)
+
+
+def _labels(study: Study, corpus: Corpus, folder: Path) -> LabelSpace:
+    space = choose_labels(corpus, study.labels.name, study.labels.rule, study.labels.empty_notes)
+    write_json(folder / "labels.json", space.model_dump())
+    return space
+
+
+def _predict(study: Study, task: Task, run: Run, announce: Announce) -> Predictions:
+    """Train and predict unless done; the predictions as read back from their file."""
+    settings = [
+        versions(),
+        task.corpus.info.hash,
+        task.labels.model_dump(),
+        run.choice.coder,
+        run.choice.options,
+        run.seed,
+    ]
+    trained = fingerprint(settings)
+    mark = run.folder / "train.stage.json"
+    if not (_done(mark, trained) and run.coder.exists()):
+        announce(f"train {run.choice.name} (seed {run.seed})")
+        choice = run.choice
+        train_coder(choice.coder, task, run.coder, run.seed, choice.options, overwrite=True)
+        write_json(mark, {"fingerprint": trained})
+    predicted = fingerprint([trained, study.split])
+    mark = run.folder / "predict.stage.json"
+    if not (_done(mark, predicted) and (run.predictions / "predictions.parquet").exists()):
+        announce(f"predict {run.choice.name} (seed {run.seed})")
+        coder = load_coder(run.coder)
+        run_coder(coder, run.choice.name, task, study.split, run.seed, run.predictions)
+        write_json(mark, {"fingerprint": predicted})
+    return read_predictions(run.predictions)[0]
+
+
+def _metrics(
+    study: Study,
+    task: Task,
+    choice: CoderChoice,
+    counts: Counts,
+    runs: list[Run],
+    announce: Announce,
+) -> dict[str, Any]:
+    path = runs[0].folder.parent / "metrics.json"
+    mark = runs[0].folder.parent / "evaluate.stage.json"
+    marks = [read_json(run.folder / "predict.stage.json") for run in runs]
+    options = study.evaluation
+    expected = fingerprint([marks, options.model_dump(exclude={"examples"}), list(METRICS)])
+    if not (_done(mark, expected) and path.exists()):
+        announce(f"evaluate {choice.name}")
+        metrics = summarise(
+            counts, task, study.split, len(runs), options.resamples, options.seed, options.level
+        )
+        write_json(path, metrics)
+        write_json(mark, {"fingerprint": expected})
+    content: dict[str, Any] = read_json(path)
+    return content
+
+
+def _row(
+    choice: CoderChoice, runs: list[Run], parts: list[Counts], metrics: dict[str, Any]
+) -> dict[str, Any]:
+    infos = [read_json(run.predictions / "predictions.json") for run in runs]
+    trained = [read_json(run.coder / "coder.json") for run in runs]
+    per_seed = []
+    for run, part in zip(runs, parts, strict=True):
+        totals = whole(part)
+        names = ("micro_f1", "macro_f1")
+        values = {name: float(METRICS[name](totals)[0]) for name in names}
+        per_seed.append({"seed": run.seed, **values})
+    tokens = [info["tokens"] for info in infos if info["tokens"] is not None]
+    return {
+        "name": choice.name,
+        "coder": choice.coder,
+        "options": choice.options,
+        "note": choice.note,
+        "seconds": {
+            "train": round(sum(info["seconds"] for info in trained) / len(runs), 2),
+            "predict": round(sum(info["seconds"] for info in infos) / len(runs), 2),
+        },
+        "tokens": sum(tokens) // len(tokens) if tokens else None,
+        "details": [info["details"] for info in infos],
+        "metrics": metrics,
+        "per_seed": per_seed,
+    }
+
+
+def _comparisons(
+    study: Study, counts: dict[str, Counts], folder: Path, announce: Announce
+) -> list[dict[str, Any]]:
+    """Paired tests between neighbouring rows of the study."""
+    options = study.evaluation
+    names = list(counts)
+    found = []
+    if options.resamples == 0:
+        return []
+    for first, second in zip(names, names[1:], strict=False):
+        mark = folder / "coders" / second / f"compare-{first}.json"
+        marks = [read_json(folder / "coders" / n / "evaluate.stage.json") for n in (first, second)]
+        expected = fingerprint(marks)
+        if not (mark.exists() and read_json(mark).get("fingerprint") == expected):
+            announce(f"compare {first} and {second}")
+            tests = compare(
+                counts[first], counts[second], options.resamples, options.seed, options.level
+            )
+            write_json(mark, {"fingerprint": expected, "metrics": tests})
+        found.append({"first": first, "second": second, "metrics": read_json(mark)["metrics"]})
+    return found
+
+
+def _examples(study: Study, task: Task, folder: Path) -> list[dict[str, Any]]:
+    """Notes spread evenly over the split, with what each coder's first run said; none if protected."""
+    wanted = study.evaluation.examples
+    if task.corpus.info.protected or wanted == 0:
+        return []
+    notes = list(task.notes(study.split))
+    step = max(1, len(notes) // wanted)
+    chosen = {note.note_id: note for note in notes[::step][:wanted]}
+    evidence: dict[str, list[dict[str, Any]]] = {note_id: [] for note_id in chosen}
+    for span in task.corpus.evidence():
+        if span.note_id in chosen and span.code in (chosen[span.note_id].codes or ()):
+            place = {"code": span.code, "start": span.start, "end": span.end}
+            evidence[span.note_id].append(place)
+    predicted: dict[str, dict[str, list[dict[str, Any]]]] = {note_id: {} for note_id in chosen}
+    for choice in study.coders:
+        path = folder / "coders" / choice.name / f"seed-{study.seeds[0]}" / "predictions"
+        for row in read_predictions(path)[0]:
+            if row.note_id in chosen:
+                scores = row.scores or (None,) * len(row.codes)
+                predicted[row.note_id][choice.name] = [
+                    {"code": code, "score": score}
+                    for code, score in zip(row.codes, scores, strict=True)
+                ]
+    return [
+        {
+            "note_id": note_id,
+            "text": note.text,
+            "gold": list(note.codes or ()),
+            "evidence": evidence[note_id],
+            "predicted": predicted[note_id],
+        }
+        for note_id, note in chosen.items()
+    ]
+
+
+def _titles(results: dict[str, Any], corpus: Corpus) -> dict[str, str]:
+    """Title of every code that the report shows."""
+    codes = {c for row in results["coders"] for c in row["metrics"]["per_code"]["code"]}
+    for example in results["examples"]:
+        codes.update(example["gold"])
+        codes.update(p["code"] for row in example["predicted"].values() for p in row)
+    tables = [load_table(name) for name in corpus.info.code_systems.values()]
+    titles = {}
+    for code in sorted(codes):
+        table = next((table for table in tables if code in table), None)
+        if table is not None:
+            titles[code] = table.title(code)
+    return titles
