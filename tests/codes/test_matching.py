@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from icdtune.codes.matching import TermMatcher, tokens
@@ -41,6 +41,7 @@ def literal_matches(terms, text):
 texts = st.text("abAB1ßİΣσς\u0301 -_.\n", max_size=40)
 
 
+@settings(deadline=None)
 @given(st.lists(texts.map(lambda t: t[:6]), max_size=8), texts)
 @example(["İa"], "b İa b")
 def test_finds_what_a_naive_matcher_finds(terms, text):
@@ -48,6 +49,7 @@ def test_finds_what_a_naive_matcher_finds(terms, text):
     assert list(TermMatcher(pairs).find(text)) == literal_matches(pairs, text)
 
 
+@settings(deadline=None)
 @given(st.lists(texts.map(lambda t: t[:6]), max_size=8), texts)
 def test_offsets_cut_out_the_term_and_matches_do_not_overlap(terms, text):
     before = 0

@@ -1,7 +1,7 @@
 import re
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from icdtune.codes.systems import ICD9CM, ICD9PROC, ICD10CM, ICD10PCS, SYSTEMS, get_system
@@ -42,18 +42,21 @@ def test_every_code_of_a_table_is_its_own_canonical_form(name):
     assert [code for code in codes_of(name) if system.canonical(code) != code] == []
 
 
+@settings(deadline=None)
 @given(notations())
 def test_every_notation_of_a_code_has_the_same_canonical_form(written):
     system, code, text = written
     assert system.canonical(text) == code
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(SYSTEMS)), st.text("abeEV0123456789. ", max_size=9))
 def test_canonical_form_is_idempotent(name, text):
     code = SYSTEMS[name].canonical(text)
     assert code is None or SYSTEMS[name].canonical(code) == code
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(SYSTEMS)), st.text(max_size=9))
 @example("icd10cm", "ı50.21")
 @example("icd10cm", "ſ52.501A")
@@ -64,6 +67,7 @@ def test_canonical_form_changes_only_case_dots_and_outer_space(name, text):
         assert code.replace(".", "").lower() == text.strip().replace(".", "").lower()
 
 
+@settings(deadline=None)
 @given(table_codes(), st.data())
 def test_a_dot_in_the_wrong_place_is_malformed(pair, data):
     system, code = pair

@@ -5,7 +5,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icdtune.data.predictions import (
@@ -86,6 +86,7 @@ def predictions(draw):
     )
 
 
+@settings(deadline=None)
 @given(rows=st.lists(predictions(), max_size=6))
 def test_any_predictions_come_back(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("run")

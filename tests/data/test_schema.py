@@ -7,7 +7,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icdtune.data.schema import (
@@ -204,6 +204,7 @@ def test_the_hash_does_not_change_with_file_layout(directory, layout):
     assert Corpus(directory).row_hash() == before
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(max_size=3), min_size=3, max_size=3), st.integers(1, 3))
 def test_no_two_rows_run_into_each_other_in_the_hash(parts, cut):
     one, two = RowHash(), RowHash()
@@ -422,6 +423,7 @@ def test_a_code_belongs_to_the_system_that_its_dot_or_the_tables_tell(systems, r
     assert code is None or is_canonical(code, systems)
 
 
+@settings(deadline=None)
 @given(st.sampled_from([DP9, DP10]), st.text("BbE0129.Z", min_size=1, max_size=7))
 def test_the_canonical_code_of_a_corpus_is_idempotent(systems, raw):
     code = canonical_code(raw, systems)

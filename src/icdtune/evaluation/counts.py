@@ -5,6 +5,7 @@ Everything a metric needs is linear in the subjects, so that a bootstrap resampl
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,6 +37,7 @@ class Counts:
         true_positive, predicted, gold: (subjects, codes) sparse numbers of notes.
         sums: note-level quantities summed by subject, each (subjects,); "notes" counts notes.
         subjects: the rows.
+        notes: digest of the note ids, to tell whether two counts are about the same notes.
     """
 
     codes: tuple[str, ...]
@@ -46,6 +48,7 @@ class Counts:
     gold: sp.csr_array
     sums: dict[str, Floats]
     subjects: tuple[str, ...]
+    notes: str
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,7 @@ def count(task: Task, split: str, predictions: Predictions) -> Counts:
         by_subject(gold_keys),
         sums,
         tuple(str(name) for name in names),
+        hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest(),
     )
 
 
@@ -141,7 +145,7 @@ def average(parts: Sequence[Counts]) -> Counts:
 
     def mean(name: str) -> sp.csr_array:
         total = sum((getattr(part, name) for part in aligned[1:]), getattr(first, name))
-        return sp.csr_array(total * np.float32(1 / len(aligned)))
+        return sp.csr_array(total.astype(float) / len(aligned))
 
     sums = {k: np.mean([part.sums[k] for part in aligned], axis=0) for k in first.sums}
     return Counts(
@@ -153,6 +157,7 @@ def average(parts: Sequence[Counts]) -> Counts:
         mean("gold"),
         sums,
         first.subjects,
+        first.notes,
     )
 
 
@@ -162,7 +167,7 @@ def align_columns(parts: Sequence[Counts]) -> list[Counts]:
     space = int(first.in_space.sum())
     for part in parts[1:]:
         same = part.codes[: int(part.in_space.sum())] == first.codes[:space]
-        if part.subjects != first.subjects or not same:
+        if part.notes != first.notes or not same:
             raise IcdtuneError(
                 "the predictions are for different notes or label spaces. Predict the same split "
                 "with the same label space to compare or combine"
@@ -190,6 +195,7 @@ def align_columns(parts: Sequence[Counts]) -> list[Counts]:
             widen(part, part.gold),
             part.sums,
             part.subjects,
+            part.notes,
         )
         for part in parts
     ]
@@ -245,7 +251,10 @@ def _pairs(
 
 def _valid(codes: Sequence[str], systems: dict[str, str]) -> Bools:
     tables = [load_table(name) for name in systems.values()]
-    return np.array([any(code in table for table in tables) for code in codes], bool)
+    return np.array(
+        [any(code in t and t.system.canonical(code) == code for t in tables) for code in codes],
+        bool,
+    )
 
 
 def _note_sums(

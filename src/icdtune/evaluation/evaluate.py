@@ -47,7 +47,7 @@ def summarise(
 ) -> dict[str, Any]:
     """The content of metrics.json for counts that are already made."""
     frequencies = task.frequencies() if "train" in task.corpus.splits else {}
-    masks = frequency_masks(counts, frequencies)
+    masks = frequency_masks(counts, frequencies) if frequencies else {}
     functions: dict[str, Metric] = dict(METRICS)
     for name, mask in masks.items():
         if mask.any():

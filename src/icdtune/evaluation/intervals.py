@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from icdtune.evaluation.counts import Counts, Floats, Totals, align_columns
-from icdtune.evaluation.metrics import METRICS, Metric, whole
+from icdtune.evaluation.metrics import METRICS, SIZES, Metric, whole
 
 BATCH = 50
 PAIRED = ("micro_f1", "macro_f1", "macro_f1_present", "sample_f1", "exact_match", "map")
@@ -47,6 +47,8 @@ def bootstrap(
 ) -> dict[str, dict[str, float]]:
     """Point value and percentile interval of each function of the totals.
 
+    Intervals of proportions are cut at 0 and 1.
+
     Returns:
         name -> {"value", "low", "high"}; without "low" and "high" where `resamples` is 0.
     """
@@ -63,7 +65,11 @@ def bootstrap(
         for name, function in functions.items():
             draws[name].append(function(totals))
     for name, values in draws.items():
-        result[name].update(_interval(np.concatenate(values), result[name]["value"], level))
+        drawn = np.concatenate(values)
+        interval = _interval(drawn, result[name]["value"], level)
+        if name not in SIZES and max(drawn.max(), result[name]["value"]) <= 1:
+            interval = {end: min(1.0, max(0.0, value)) for end, value in interval.items()}
+        result[name].update(interval)
     return result
 
 
@@ -94,9 +100,9 @@ def compare(
 ) -> dict[str, dict[str, float]]:
     """Paired differences, second minus first, over the same subjects.
 
-    The interval is the paired bootstrap's percentile interval; the p-value is that of an approximate
-    randomisation test that swaps the two coders' answers subject by subject (Noreen 1989), two-sided,
-    (1 + extreme) / (1 + resamples).
+    The interval is the paired bootstrap's, centred like that of `bootstrap`; the p-value is that of
+    an approximate randomisation test that swaps the two coders' answers subject by subject (Noreen
+    1989), two-sided, (1 + extreme) / (1 + resamples).
 
     Returns:
         metric -> {"first", "second", "difference", "low", "high", "p"}.
@@ -146,6 +152,7 @@ def _swapped(
         second.gold - first.gold,
         {name: second.sums[name] - first.sums[name] for name in first.sums},
         first.subjects,
+        first.notes,
     )
     swaps = (
         rng.integers(0, 2, (len(first.subjects), min(BATCH, resamples - start))).astype(np.float32)

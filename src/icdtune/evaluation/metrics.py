@@ -170,3 +170,6 @@ METRICS: dict[str, Metric] = {
     "gold_codes_per_note": gold_codes_per_note,
 }
 """Name in metrics.json -> function of totals."""
+
+SIZES = frozenset({"codes_per_note", "gold_codes_per_note"})
+"""Metrics that are no proportions."""

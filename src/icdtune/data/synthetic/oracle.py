@@ -21,10 +21,15 @@ class Oracle:
     def __init__(self, lexicon: Lexicon, templates: Templates, titles: dict[str, str]) -> None:
         self._lexicon = lexicon
         terms: list[tuple[str, Entry | None]] = []
+        self._silent: list[tuple[str, re.Pattern[str]]] = []
         for entry in lexicon.entries:
             terms += [(surface, entry) for surface in entry.surfaces(held_out=True)]
-        for pool in (*templates.filler.values(), *templates.lookalikes.values()):
-            terms += [(part, None) for template in pool for part in _literals(template)]
+        silent = [*templates.filler.values(), *templates.lookalikes.values()]
+        for template in (template for pool in silent for template in pool):
+            if "{" in template.text:
+                self._silent.append((_longest(template), template.pattern()))
+            else:
+                terms.append((template.text, None))
         own = {entry.code for entry in lexicon.entries}
         terms += [(title, None) for code, title in titles.items() if code not in own]
         self._matcher = TermMatcher(terms)
@@ -49,6 +54,9 @@ class Oracle:
                 if match and template.in_range(match.groups()):
                     present[entry.id] = entry
                     covered.append(match.span())
+        for literal, pattern in self._silent:
+            if literal in text:
+                covered += [match.span() for match in pattern.finditer(text)]
         for start, end, found in self._matcher.find(text):
             if found is None or any(a <= start and end <= b for a, b in covered):
                 continue
@@ -64,14 +72,6 @@ class Oracle:
                 if re.search(rf"(?:\A|(?<=\s)){pattern}", window):
                     return True
         return False
-
-
-def _literals(template: Template) -> list[str]:
-    """The longest literal stretch of a template, as a term that swallows what it holds."""
-    if "{" not in template.text:
-        return [template.text]
-    pieces = [piece.rpartition("}")[2] for piece in template.text.split("{")]
-    return [piece for piece in pieces if len(piece.split()) > 1]
 
 
 def _longest(template: Template) -> str:
