@@ -47,6 +47,7 @@ def atomic_directory(path: Path, overwrite: bool = False) -> Iterator[Path]:
         try:
             yield temporary
             temporary.chmod(0o777 & ~_umask())
+            refuse_existing(path, overwrite)  # another process may have been faster
             _replace_directory(temporary, path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -64,8 +65,15 @@ def _replace_directory(temporary: Path, path: Path) -> None:
         temporary.rename(path)
         return
     retired = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-    path.rename(retired / path.name)
-    temporary.rename(path)
+    old = retired / path.name
+    try:
+        path.rename(old)
+        temporary.rename(path)
+    except BaseException:
+        if old.exists():
+            old.rename(path)
+        retired.rmdir()
+        raise
     shutil.rmtree(retired)
 
 
@@ -75,12 +83,23 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno in _UNWRITABLE else None
-        if reason is None:
+        if error.errno not in _UNWRITABLE or not _concerns(error, path):
             raise
         raise IcdtuneError(
-            f"{path} cannot be written: {reason}. Make room or choose another folder"
+            f"{path} cannot be written: {os.strerror(error.errno)}. "
+            f"Make room or choose another folder"
         ) from error
+
+
+def _concerns(error: OSError, path: Path) -> bool:
+    """Whether an error is about writing `path`, not about a file elsewhere, as a source is."""
+    if error.filename is None:
+        return True
+    named = Path(os.fsdecode(error.filename))
+    ours = [p for p in (named, *named.parents) if p.parent == path.parent]
+    return named in path.parents or any(
+        p == path or p.name.startswith(f".{path.name}.") for p in ours
+    )
 
 
 def make_directory(path: Path) -> None:

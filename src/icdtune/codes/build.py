@@ -32,7 +32,7 @@ NOTE_FIELDS = (
     "code_also",
 )
 MAPS = {"icd9_to_icd10": "icd9toicd10cmgem.csv", "icd10_to_icd9": "icd10cmtoicd9gem.csv"}
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass
@@ -53,7 +53,7 @@ def source_version() -> str:
 
 def build_tables(directory: Path) -> None:
     """Write every table and map under `directory`, atomically."""
-    with atomic_directory(directory, overwrite=True) as temporary:
+    with atomic_directory(directory) as temporary:
         for system, nodes in (
             (ICD10CM, _icd10cm()),
             (ICD10PCS, _prefix_tree(_cms_titles("icd10pcs-codes-2024.txt"), ICD10PCS, 3)),
@@ -135,7 +135,7 @@ def _prefix_tree(titles: dict[str, str], system: CodeSystem, shortest: int) -> I
     for code, title in titles.items():
         bare = code.replace(".", "")
         words = title.split()
-        for length in range(shortest, len(bare)):
+        for length in range(_root_length(bare, system, shortest), len(bare)):
             prefix = system.dot(bare[:length])
             if prefix in titles:
                 continue
@@ -144,9 +144,14 @@ def _prefix_tree(titles: dict[str, str], system: CodeSystem, shortest: int) -> I
             shared[prefix] = before[:common]
     for code in sorted(titles.keys() | shared.keys(), key=lambda c: c.replace(".", "")):
         bare = code.replace(".", "")
-        above = system.dot(bare[:-1]) if len(bare) > shortest else None
+        above = system.dot(bare[:-1]) if len(bare) > _root_length(bare, system, shortest) else None
         title = titles.get(code) or _trim(shared[code])
         yield _Node(code, title, above, code in titles)
+
+
+def _root_length(bare: str, system: CodeSystem, shortest: int) -> int:
+    """ICD-9-CM's external causes have categories of four characters (E800), the others of three."""
+    return shortest + (system is ICD9CM and bare.startswith("E"))
 
 
 def _trim(words: list[str]) -> str:

@@ -16,7 +16,7 @@ _TOKEN = re.compile(r"[^\W_]+")
 
 def tokens(text: str) -> tuple[str, ...]:
     """Tokens of a text as they are compared."""
-    return tuple(_TOKEN.findall(text.casefold()))
+    return tuple(token.casefold() for token in _TOKEN.findall(text))
 
 
 class TermMatcher(Generic[T]):

@@ -11,6 +11,7 @@ import bm25s
 
 from icdtune.codes.systems import get_system
 from icdtune.codes.tables import ensure_tables, load_table
+from icdtune.errors import IcdtuneError
 from icdtune.files import atomic_directory
 
 _WORD = re.compile(r"[a-z0-9]+")
@@ -54,8 +55,12 @@ def _index(system: str) -> bm25s.BM25:
         ]
         index = bm25s.BM25()
         index.index(documents, show_progress=False)
-        with atomic_directory(directory, overwrite=True) as temporary:
-            index.save(temporary, show_progress=False)
+        try:
+            with atomic_directory(directory) as temporary:
+                index.save(temporary, show_progress=False)
+        except IcdtuneError:  # another process was faster: its index is the same
+            if not directory.exists():
+                raise
     return bm25s.BM25.load(directory, mmap=True, load_vocab=True)
 
 

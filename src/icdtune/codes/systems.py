@@ -50,7 +50,10 @@ class CodeSystem:
         None where the text is malformed: not a code of this system whatever the tables hold. A dot
         in the wrong place is malformed too: it hides a lost or added character.
         """
-        text = code.strip().upper()
+        text = code.strip()
+        if not text.isascii():  # upper() makes ASCII letters of some others (dotless i, long s)
+            return None
+        text = text.upper()
         bare = text.replace(".", "")
         if self.grammar.fullmatch(bare) is None:
             return None

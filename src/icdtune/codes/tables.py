@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.feather
 
 from icdtune.codes.systems import SYSTEMS, CodeSystem, get_system
-from icdtune.errors import UnknownCodeError
+from icdtune.errors import IcdtuneError, UnknownCodeError
 from icdtune.progress import waiting
 
 Standing = Literal["exact", "prefix", "unknown", "malformed"]
@@ -167,7 +167,7 @@ class CodeTable:
 
     @functools.cached_property
     def _sorted(self) -> list[str]:
-        return sorted(self.codes)
+        return sorted(code for code in self.codes if "-" not in code)  # blocks are no codes
 
     def nearest(self, code: str, count: int = 3) -> list[str]:
         """The valid codes closest to a wrong one: same longest prefix, then by similarity."""
@@ -208,7 +208,11 @@ def ensure_tables() -> Path:
         from icdtune.codes.build import build_tables
 
         with waiting("Building the code tables (once per edition, about 10 s)"):
-            build_tables(directory)
+            try:
+                build_tables(directory)
+            except IcdtuneError:  # another process was faster: its tables are the same
+                if not (directory / "icd10_to_icd9.arrow").exists():
+                    raise
     return directory
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import http.client
+import io
 import json
 import random
 import shutil
@@ -21,7 +23,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from icdtune.codes.systems import get_system
-from icdtune.data.schema import Note, Span
+from icdtune.data.schema import Note, Span, malformed
 from icdtune.data.writer import CorpusWriter, InvalidCodes
 from icdtune.errors import IcdtuneError
 from icdtune.files import atomic_directory
@@ -33,6 +35,17 @@ RECORD = "https://zenodo.org/api/records/3837305"
 VAL_NOTES = 75
 VAL_SEED = 0
 _ROLES = {"D": ("diagnosis", "icd10cm"), "P": ("procedure", "icd10pcs")}
+_DOWNLOAD_ERRORS = (
+    urllib.error.URLError,
+    http.client.HTTPException,
+    ConnectionError,
+    TimeoutError,
+    zipfile.BadZipFile,
+    KeyError,
+    TypeError,
+    StopIteration,
+    ValueError,
+)
 _LABELS = {"DIAGNOSTICO": "D", "PROCEDIMIENTO": "P"}
 
 
@@ -72,7 +85,7 @@ def prepare(
     ) as writer:
         for published in ("train", "dev", "test"):
             ids = _note_ids(source, published, language)
-            gold = _gold(source, published, task)
+            gold = _gold(source, published, task, set(ids), invalid_codes)
             spans = _spans(source, published, task) if language == "es" and gold is not None else {}
             val = _validation(ids) if published == "train" else set()
             writer.filters[f"{published}_notes"] = len(ids)
@@ -82,7 +95,7 @@ def prepare(
                 writer.filters["empty_evidence_pieces_dropped"] += empty
             for note_id in track(ids, f"CodiEsp {published}"):
                 path = _text_folder(source, published, language) / f"{note_id}.txt"
-                text = path.read_text(encoding="utf-8-sig")
+                text = _read_text(path)
                 codes = None if gold is None else tuple(gold.get(note_id, ()))
                 split = "val" if note_id in val else published
                 note = Note(note_id, note_id, text, codes)
@@ -119,7 +132,16 @@ def _validation(ids: list[str]) -> set[str]:
     return set(random.Random(VAL_SEED).sample(ids, min(VAL_NOTES, len(ids) // 5)))
 
 
-def _gold(source: Path, split: str, task: Kind) -> dict[str, list[str]] | None:
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise IcdtuneError(f"{path} is not UTF-8. Unpack CodiEsp again") from None
+
+
+def _gold(
+    source: Path, split: str, task: Kind, ids: set[str], invalid_codes: InvalidCodes
+) -> dict[str, list[str]] | None:
     """Codes of each note in the file's order, None where the split's gold is not published here."""
     gold: dict[str, list[str]] = {}
     for kind in task:
@@ -128,7 +150,14 @@ def _gold(source: Path, split: str, task: Kind) -> dict[str, list[str]] | None:
             if split == "test":
                 return None
             raise IcdtuneError(f"{path} does not exist. Unpack CodiEsp again")
-        for _, (note_id, code) in _rows(path, 2):
+        for line, (note_id, code) in _rows(path, 2):
+            if note_id not in ids:
+                raise IcdtuneError(
+                    f"{path} line {line}: note {note_id} has no text. Unpack CodiEsp again"
+                )
+            name = _ROLES[kind][1]
+            if get_system(name).canonical(code) is None and invalid_codes != "quarantine":
+                raise malformed(f"{path} line {line}", code, {_ROLES[kind][0]: name})
             gold.setdefault(note_id, []).append(_canonical(code, _ROLES[kind][1]))
     return gold
 
@@ -140,7 +169,11 @@ def _spans(source: Path, split: str, task: Kind) -> dict[str, list[Span]]:
     if not path.exists():
         return found
     for group, (line, (note_id, label, code, _, places)) in enumerate(_rows(path, 5)):
-        if _LABELS.get(label, "?") not in task:
+        if label not in _LABELS:
+            raise IcdtuneError(
+                f'{path} line {line}: label "{label}" is neither {" nor ".join(_LABELS)}. Correct it'
+            )
+        if _LABELS[label] not in task:
             continue
         system = _ROLES[_LABELS[label]][1]
         try:
@@ -159,16 +192,18 @@ def _canonical(code: str, system: str) -> str:
 
 
 def _rows(path: Path, fields: int) -> Iterator[tuple[int, list[str]]]:
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        for row in (reader := csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)):
-            if not row:
-                continue
-            if len(row) != fields:
-                raise IcdtuneError(
-                    f"{path} line {reader.line_num}: {len(row)} fields, not {fields}. "
-                    f"Unpack CodiEsp again"
-                )
-            yield reader.line_num, [cell.strip() for cell in row]
+    reader = csv.reader(
+        io.StringIO(_read_text(path), newline=""), delimiter="\t", quoting=csv.QUOTE_NONE
+    )
+    for row in reader:
+        if not row:
+            continue
+        if len(row) != fields:
+            raise IcdtuneError(
+                f"{path} line {reader.line_num}: {len(row)} fields, not {fields}. "
+                f"Unpack CodiEsp again"
+            )
+        yield reader.line_num, [cell.strip() for cell in row]
 
 
 def download(directory: Path, record: str = RECORD) -> Path:
@@ -189,7 +224,7 @@ def download(directory: Path, record: str = RECORD) -> Path:
             _check_md5(archive, entry["checksum"], entry["key"])
             with zipfile.ZipFile(archive) as bundle:
                 bundle.extractall(temporary)
-    except (urllib.error.URLError, TimeoutError, KeyError, StopIteration, ValueError) as error:
+    except _DOWNLOAD_ERRORS as error:
         raise IcdtuneError(
             f"CodiEsp could not be fetched from {record} ({type(error).__name__}). Download the "
             f"archive elsewhere, unpack it, and give the folder with --source"

@@ -134,8 +134,8 @@ def count_codes(corpus: Corpus, splits: Sequence[str]) -> Counter[str]:
                 f'{corpus.path}/{split}.parquet row {row}: field "codes" is null (unlabelled), '
                 f"and codes are counted here. Count on labelled splits only"
             )
-        for pair in pc.value_counts(pc.list_flatten(column)):
-            counts[pair["values"].as_py()] += pair["counts"].as_py()
+        for codes in column.to_pylist():
+            counts.update(set(codes))
     return counts
 
 
@@ -192,11 +192,13 @@ def load_labels(corpus: Corpus, name: str) -> LabelSpace:
 
 def _read_codes(path: Path, corpus: Corpus) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise IcdtuneError(
             f"{path} does not exist. Give a text file with one code a line"
         ) from None
+    except UnicodeDecodeError:
+        raise IcdtuneError(f"{path} is not UTF-8. Give a text file with one code a line") from None
     codes: dict[str, None] = {}
     for row, line in enumerate(lines, 1):
         if line.strip():

@@ -135,11 +135,12 @@ def read_predictions(path: Path) -> tuple[Predictions, PredictionInfo | None]:
             raise IcdtuneError(f'{file} row {row}: field "{field.name}" is null. Fill it')
     table = pa.table(columns, schema=SCHEMA)
     for codes, scores in (("codes", "scores"), ("ranked_codes", "ranked_scores")):
-        lists = table[codes].combine_chunks()
-        at = pc.index(pc.is_null(pc.list_flatten(lists)), True).as_py()
-        if at >= 0:
-            row = pc.list_parent_indices(lists)[at].as_py()
-            raise IcdtuneError(f'{file} row {row}: field "{codes}" holds a null. Remove it')
+        for name in (codes, scores):
+            lists = table[name].combine_chunks()
+            at = pc.index(pc.is_null(pc.list_flatten(lists)), True).as_py()
+            if at >= 0:
+                row = pc.list_parent_indices(lists)[at].as_py()
+                raise IcdtuneError(f'{file} row {row}: field "{name}" holds a null. Remove it')
         lengths = pc.fill_null(pc.list_value_length(table[codes]), 0)
         wrong = pc.fill_null(pc.not_equal(lengths, pc.list_value_length(table[scores])), False)
         row = pc.index(wrong, True).as_py()

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from icdtune.codes.systems import get_system
+from icdtune.codes.systems import SYSTEMS, get_system
 from icdtune.errors import IcdtuneError
 from icdtune.files import read_json
 
@@ -141,6 +141,7 @@ class Corpus:
         path = self._split_path(split)
         row = 0
         for batch in parquet_batches(path):
+            _check_utf8(path, "text", batch["text"])
             ids, subjects, texts, codes = (batch[name].to_pylist() for name in NOTE_SCHEMA.names)
             for note_id, subject_id, text, gold in zip(ids, subjects, texts, codes, strict=True):
                 if not text or text.isspace():
@@ -159,6 +160,7 @@ class Corpus:
         """Stream the evidence spans; none where the corpus has no evidence.parquet."""
         path = self.path / "evidence.parquet"
         if path.exists():
+            _check_schema(path, EVIDENCE_SCHEMA)
             for batch in parquet_batches(path):
                 columns = [batch[name].to_pylist() for name in EVIDENCE_SCHEMA.names]
                 yield from (Span(*row) for row in zip(*columns, strict=True))
@@ -191,6 +193,7 @@ class Corpus:
                     f"Prepare the corpus again"
                 )
             for name in ("note_id", "subject_id"):
+                _check_utf8(path, name, table[name])
                 _check_filled(path, name, table[name])
             _check_unique(path, table["note_id"])
             _check_codes(path, table["codes"], self.info.code_systems)
@@ -291,6 +294,15 @@ def _same_type(found: pa.DataType, expected: pa.DataType) -> bool:
     return bool(found == expected)
 
 
+def _check_utf8(path: Path, name: str, column: pa.Array | pa.ChunkedArray) -> None:
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        raise IcdtuneError(
+            f'{path}: field "{name}" holds text that is not UTF-8. Write the file again'
+        ) from None
+
+
 def _check_filled(path: Path, name: str, column: pa.ChunkedArray) -> None:
     empty = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(column), ""), True)
     row = pc.index(empty, True).as_py()
@@ -343,8 +355,12 @@ def _read_info(directory: Path) -> CorpusInfo:
         info = CorpusInfo.model_validate(read_json(path))
     except ValidationError as error:
         raise IcdtuneError(f"{path}: {first_problem(error)}. See docs/corpus.md") from None
-    for name in info.code_systems.values():
-        get_system(name)
+    for role, name in info.code_systems.items():
+        if name not in SYSTEMS:
+            raise IcdtuneError(
+                f'{path}: field "code_systems.{role}": unknown code system "{name}". '
+                f"Known: {', '.join(SYSTEMS)}"
+            )
     return info
 
 

@@ -111,6 +111,12 @@ class CorpusWriter:
             raise IcdtuneError(f'{where}: field "note_id" or "subject_id" is empty. Give both')
         if not note.text.strip():
             raise IcdtuneError(f'{where}: field "text" is empty. Remove the note')
+        for field in ("note_id", "subject_id", "text"):
+            if not _encodable(getattr(note, field)):
+                raise IcdtuneError(
+                    f'{where}: field "{field}" holds half a surrogate pair, which is no text. '
+                    f"Correct its encoding"
+                )
         if note.note_id in self._ids:
             raise IcdtuneError(f'{where}: field "note_id": {note.note_id} stands twice')
         owner = self._owner.setdefault(note.subject_id, split)
@@ -139,7 +145,7 @@ class CorpusWriter:
                     f"{where}: evidence for {span.code} at {span.start}-{span.end} is outside the "
                     f"text of {len(note.text)} characters. Correct the offsets"
                 )
-            code = self._known.get(span.code, ("", "", span.code))[2]
+            code = canonical_code(span.code, self._systems) or span.code
             if code not in (note.codes or ()):
                 continue
             if self._evidence is None:
@@ -153,7 +159,11 @@ class CorpusWriter:
         if standing == "malformed" and self._invalid_codes != "quarantine":
             raise malformed(where, raw, self._systems)
         if standing == "unknown" and self._invalid_codes == "refuse":
-            raise load_table(self._systems[role]).unknown(code)
+            problem = load_table(self._systems[role]).unknown(code)
+            raise IcdtuneError(
+                f'{where}: field "codes": {problem}, or keep such codes with --invalid-codes keep '
+                f"or set them aside with --invalid-codes quarantine"
+            )
         self._standing[role][standing] += 1
         if standing in ("unknown", "malformed") and self._invalid_codes == "quarantine":
             self._quarantine.append({"note_id": note_id, "code": raw, "reason": standing})
@@ -206,6 +216,14 @@ class CorpusWriter:
             except OSError:
                 if not quietly:
                     raise
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class _Rows:
