@@ -125,7 +125,7 @@ def load_coder(spec: Path | str) -> Coder:
     try:
         return coder_class(info["coder"]).load(folder)
     except FileNotFoundError as error:
-        missing = Path(error.filename).name
+        missing = Path(error.filename or str(error).rpartition(" ")[2]).name
         raise IcdtuneError(f"{folder} lacks {missing}. Train the coder again") from None
 
 

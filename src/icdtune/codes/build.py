@@ -32,7 +32,7 @@ NOTE_FIELDS = (
     "code_also",
 )
 MAPS = {"icd9_to_icd10": "icd9toicd10cmgem.csv", "icd10_to_icd9": "icd10cmtoicd9gem.csv"}
-FORMAT = 3
+FORMAT = 5
 
 
 @dataclass
@@ -116,6 +116,8 @@ def _icd10cm() -> Iterable[_Node]:
             if in_tabular
             else {}
         )
+        if code in billable and in_tabular:  # "includes" of a category that bills names its content
+            notes["inclusion_terms"] += notes["includes"]
         yield _Node(code, title, parents[code], code in billable, notes)
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import bm25s
+import numpy as np
+import numpy.typing as npt
 
 from icdtune.codes.systems import get_system
 from icdtune.codes.tables import ensure_tables, load_table
@@ -43,16 +45,19 @@ def words(text: str) -> list[str]:
 
 @functools.cache
 def _index(system: str) -> bm25s.BM25:
-    """The BM25 index of a system, memory-mapped from the cache, built there on first use."""
+    """The BM25 index of a system, memory-mapped from the cache, built there on first use.
+
+    Its documents are the titles of all rows, then their inclusion terms, row by row: a term is found
+    by its own words, however much else belongs to the code.
+    """
     directory: Path = ensure_tables() / f"{system}.bm25"
     if not directory.exists():
         table = load_table(system)
         titles = table.titles(table.codes)
         terms = table.notes_column("inclusion_terms")
-        documents = [
-            words(" ".join([title, *inclusion])) or ["-"]
-            for title, inclusion in zip(titles, terms, strict=True)
-        ]
+        documents = [words(title) or ["-"] for title in titles]
+        for own in terms:
+            documents += [words(term) or ["-"] for term in own]
         index = bm25s.BM25()
         index.index(documents, show_progress=False)
         try:
@@ -62,6 +67,15 @@ def _index(system: str) -> bm25s.BM25:
             if not directory.exists():
                 raise
     return bm25s.BM25.load(directory, mmap=True, load_vocab=True)
+
+
+@functools.cache
+def _owners(system: str) -> npt.NDArray[np.int64]:
+    """Row of each document of the index."""
+    table = load_table(system)
+    sizes = [len(terms) for terms in table.notes_column("inclusion_terms")]
+    rows = np.arange(len(table))
+    return np.concatenate([rows, np.repeat(rows, sizes)])
 
 
 def search(
@@ -76,22 +90,25 @@ def search(
         billable: leave out nodes that are not billable.
 
     Returns:
-        Hits with positive score; equal scores in the order of the tree.
+        Hits with positive score, each code by its best title or term; equal scores in the order of
+        the tree, titles before terms.
     """
-    import numpy as np
-
     table = load_table(get_system(system).name)
     index = _index(system)
     known = [word for word in words(query) if word in index.vocab_dict]
     if not known:
         return []
     scores = index.get_scores(known)
+    owners = _owners(system)
     hits: list[Hit] = []
-    for row in np.argsort(-scores, kind="stable"):
-        if scores[row] <= 0 or len(hits) == count:
+    seen: set[int] = set()
+    for document in np.argsort(-scores, kind="stable"):
+        if scores[document] <= 0 or len(hits) == count:
             break
+        row = int(owners[document])
         code = table.codes[row]
         bills = table.billable(code)
-        if bills or not billable:
-            hits.append(Hit(code, table.title(code), bills, float(scores[row])))
+        if row not in seen and (bills or not billable):
+            hits.append(Hit(code, table.title(code), bills, float(scores[document])))
+        seen.add(row)
     return hits

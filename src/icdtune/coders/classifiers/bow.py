@@ -184,7 +184,7 @@ class BagOfWords:
 
         best, best_weights = -1.0, np.zeros((0, 0), np.float16)
         for alpha in track(self._alphas, "Fit", len(self._alphas)):
-            model = Ridge(alpha=alpha, fit_intercept=False, solver="sparse_cg", tol=1e-3)
+            model = Ridge(alpha=alpha, fit_intercept=False, solver="sparse_cg", tol=1e-5)
             weights = np.asarray(model.fit(features, target).coef_.T, np.float32)
             _, f1 = best_threshold(val_features @ weights + self._mean, val_gold, missed)
             if f1 > best:
