@@ -47,7 +47,7 @@ LATE_TARGET = re.compile(r"icdtune((?:\.\w+)+):\w+")
 MACHINE_PATH = re.compile(r"(?<![\w.~$}/-])/(?:work|home|root|Users)/\w")
 REGISTRY_HOST = re.compile(
     r"pypi\.(?:org|python\.org)|pythonhosted\.org|npmjs\.(?:org|com)|crates\.io|anaconda\.(?:org|com)"
-    r"|artifactory|devpi|index-url\s*[= ]\s*\S*://",
+    r"|artifactor[y]|devp[i]|index-url\s*[= ]\s*\S*://",
     re.IGNORECASE,
 )
 
@@ -156,13 +156,13 @@ def tracked_files():
 
 
 @pytest.mark.parametrize(
-    ("what", "pattern"), [("machine path", MACHINE_PATH), ("package registry", REGISTRY_HOST)]
+    "pattern", [MACHINE_PATH, REGISTRY_HOST], ids=["machine path", "package registry"]
 )
-def test_the_repository_names_no_machine_and_no_registry(what, pattern):
+def test_the_repository_names_no_machine_and_no_registry(pattern):
     found = []
     for path in tracked_files():
         text = path.read_bytes().decode("utf-8", "replace")
         for number, line in enumerate(text.splitlines(), 1):
             if match := pattern.search(line):
-                found.append(f"{path.relative_to(REPOSITORY)}:{number}: {what} {match[0]}")
+                found.append(f"{path.relative_to(REPOSITORY)}:{number}: {match[0]}")
     assert found == []

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
+from unittest import mock
 
 import pyarrow.parquet as pq
 import pytest
@@ -48,13 +49,13 @@ class Result:
 def run(*arguments):
     """Run a command in this process."""
     out, err = io.StringIO(), io.StringIO()
+    argv = ["icdtune", *map(str, arguments)]
     with (
-        pytest.MonkeyPatch.context() as patch,
+        mock.patch.object(sys, "argv", argv),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
         pytest.raises(SystemExit) as end,
     ):
-        patch.setattr(sys, "argv", ["icdtune", *map(str, arguments)])
         main()
     return Result(end.value.code or 0, out.getvalue(), err.getvalue())
 

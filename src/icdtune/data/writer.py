@@ -191,10 +191,11 @@ class CorpusWriter:
         if self._quarantine:
             table = pa.Table.from_pylist(self._quarantine)
             pq.write_table(table, self._temporary / "quarantine.parquet")
+        versions = [get_system(name).version for name in self._systems.values()]
         info = CorpusInfo(
             name=self._name,
             code_systems=self._systems,
-            fiscal_year="/".join(get_system(name).version for name in self._systems.values()),
+            fiscal_year="/".join(dict.fromkeys(versions)),
             source=self._source,
             options=self._options,
             filters=dict(self.filters),

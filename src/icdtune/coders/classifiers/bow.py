@@ -159,8 +159,8 @@ class BagOfWords:
         """Weights (features, codes) by the dual: penalties are tried on kernels, notes x notes."""
         from scipy.linalg import cho_factor, cho_solve
 
-        gram = (features @ features.T).toarray().astype(np.float64)
-        kernel = (val_features @ features.T).toarray()
+        gram = _products(features, features).astype(np.float64)
+        kernel = _products(val_features, features)
         best, best_dual = -1.0, np.zeros_like(target)
         for alpha in track(self._alphas, "Fit", len(self._alphas)):
             factor = cho_factor(gram + alpha * np.eye(len(gram)), lower=True, overwrite_a=True)
@@ -191,6 +191,20 @@ class BagOfWords:
                 best, best_weights = f1, weights.astype(np.float16)
                 self._chosen = {"alpha": alpha}
         return best_weights
+
+
+def _products(left: sp.csr_matrix, right: sp.csr_matrix) -> Scores:
+    """Inner products of all pairs of rows, (left, right), through dense blocks of both.
+
+    Notes share so many n-grams that the result is dense: a dense product is several times faster than
+    a sparse one here, and blocks bound the memory.
+    """
+    out = np.empty((left.shape[0], right.shape[0]), np.float32)
+    for i in range(0, left.shape[0], BATCH):
+        rows = left[i : i + BATCH].toarray()
+        for j in range(0, right.shape[0], BATCH):
+            out[i : i + BATCH, j : j + BATCH] = rows @ right[j : j + BATCH].toarray().T
+    return out
 
 
 def batched_notes(notes: Iterable[Note]) -> Iterator[tuple[Note, ...]]:
