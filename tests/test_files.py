@@ -208,7 +208,7 @@ def test_a_value_that_is_not_json_is_refused_and_leaves_nothing(tmp_path, value)
         (b'{"a": 1,\n', r"x\.json line 2 is not valid JSON"),
         (b'{"a":\n\n oops}', r"x\.json line 3 is not valid JSON"),
         (b"", r"x\.json line 1 is not valid JSON"),
-        (b'{"a": "\xff"}', r"x\.json is not valid JSON"),
+        (b'{"a": "\xff"}', r"x\.json is not UTF-8"),
     ],
 )
 def test_broken_json_names_file_and_line(tmp_path, content, message):

@@ -25,7 +25,7 @@ ORDER = (
     "cli",
 )
 """Packages, top first: each imports only itself and those before it."""
-ROOT = {"", "errors", "files", "progress"}
+ROOT = {"", "errors", "files", "options", "progress"}
 """Modules beside the packages ("" is icdtune itself), which import no package."""
 ENTRY = "__main__"
 HEAVY = [

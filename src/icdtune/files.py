@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ _UNWRITABLE = frozenset({errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is renamed to `path`, else removed."""
+    if path.is_dir():
+        raise IcdtuneError(f"{path} is a folder. Give the name of a file")
     make_directory(path.parent)
     with _writing(path):
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -35,29 +38,64 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_directory(path: Path, overwrite: bool = False) -> Iterator[Path]:
+def atomic_directory(
+    path: Path, overwrite: bool = False, mark: str | None = None
+) -> Iterator[Path]:
     """Yield a temporary directory beside `path`; on success it is renamed to `path`, else removed.
 
-    Raises IcdtuneError where `path` holds something already and `overwrite` is false.
+    Raises IcdtuneError where `path` holds something already and `overwrite` is false, or where it is
+    not of the kind to overwrite: a folder that holds the file `mark`.
     """
-    refuse_existing(path, overwrite)
+    path = path.absolute() if path == Path() else path
+    refuse_existing(path, overwrite, mark)
     make_directory(path.parent)
     with _writing(path):
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         try:
             yield temporary
             temporary.chmod(0o777 & ~_umask())
-            refuse_existing(path, overwrite)  # another process may have been faster
+            refuse_existing(path, overwrite, mark)  # another process may have been faster
             _replace_directory(temporary, path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
 
 
-def refuse_existing(path: Path, overwrite: bool) -> None:
-    """IcdtuneError where `path` is a file or a folder that holds something, unless `overwrite`."""
-    if path.exists() and not overwrite and (not path.is_dir() or any(path.iterdir())):
+def refuse_existing(path: Path, overwrite: bool, mark: str | None = None) -> None:
+    """IcdtuneError where `path` is a file or a folder that holds something.
+
+    With `overwrite`, a folder that holds the file `mark` may be replaced, nothing else.
+    """
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not overwrite:
         raise IcdtuneError(f"{path} already exists. Choose another folder or pass --overwrite")
+    if mark is not None and not (path / mark).exists():
+        raise IcdtuneError(
+            f"{path} is not replaced: it holds no {mark}, so it is something else. "
+            f"Choose another folder or remove it yourself"
+        )
+
+
+def check_name(name: str, what: str) -> str:
+    """The name, where it can be that of a file or folder; IcdtuneError else."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is None:
+        raise IcdtuneError(
+            f'{what} "{name}" cannot name a file. Use letters, digits, dot, dash and underscore'
+        )
+    return name
+
+
+def read_text(path: Path) -> str:
+    """Read UTF-8 text, with or without byte order mark; IcdtuneError where it is none."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise IcdtuneError(f"{path} is not UTF-8 text. Save it as UTF-8") from None
+    except FileNotFoundError:
+        raise IcdtuneError(f"{path} does not exist. Check the path") from None
+    except IsADirectoryError:
+        raise IcdtuneError(f"{path} is a folder. Give the name of a file") from None
 
 
 def _replace_directory(temporary: Path, path: Path) -> None:
@@ -86,9 +124,14 @@ def _writing(path: Path) -> Iterator[None]:
         if error.errno not in _UNWRITABLE or not _concerns(error, path):
             raise
         raise IcdtuneError(
-            f"{path} cannot be written: {os.strerror(error.errno)}. "
+            f"{_final(path)} cannot be written: {os.strerror(error.errno)}. "
             f"Make room or choose another folder"
         ) from error
+
+
+def _final(path: Path) -> Path:
+    """The path with the temporary names of `atomic_directory` as they will be."""
+    return Path(*(re.sub(r"^\.(.+)\.\w{8}$", r"\1", part) for part in path.parts))
 
 
 def _concerns(error: OSError, path: Path) -> bool:
@@ -108,7 +151,9 @@ def make_directory(path: Path) -> None:
         with _writing(path):
             path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise IcdtuneError(f"{path} cannot be a folder: a file stands in its way") from None
+        raise IcdtuneError(
+            f"{path} cannot be a folder: a file stands in its way. Choose another"
+        ) from None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -121,12 +166,11 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read JSON; IcdtuneError where the file is absent or is not JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise IcdtuneError(f"{path} does not exist") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        where = f" line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise IcdtuneError(f"{path}{where} is not valid JSON. Write the file again") from None
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise IcdtuneError(
+            f"{path} line {error.lineno} is not valid JSON. Write the file again"
+        ) from None
 
 
 def _umask() -> int:

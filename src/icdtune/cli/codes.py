@@ -55,11 +55,12 @@ def show(code: str, system: System = None, as_json: Json = False) -> None:
     for below, title in entry.children:
         node.add(f"{below}  {title}", style="not bold")
     console = Console(highlight=False, markup=False)
-    console.print(top)
+    wide = not console.is_terminal
+    console.print(top, soft_wrap=wide)
     for key, lines in entry.notes.items():
         console.print(f"\n{NOTES[key]}:", style="bold")
         for line in lines:
-            console.print(f"  {line}")
+            console.print(f"  {line}", soft_wrap=wide)
 
 
 @app.command(epilog="Examples: icdtune codes search acute systolic heart failure --billable")
@@ -96,10 +97,11 @@ def check(
     from icdtune.codes.systems import get_system
     from icdtune.codes.tables import load_table
     from icdtune.errors import IcdtuneError
+    from icdtune.files import read_text
 
     given = list(codes or [])
     if file is not None:
-        given += [line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()]
+        given += [line.strip() for line in read_text(file).splitlines() if line.strip()]
     if not given:
         raise IcdtuneError("no codes given. Name them, or a file with --file")
     table = load_table(get_system(system).name)
@@ -123,9 +125,12 @@ def check(
     bad = [row for row in rows if row["standing"] in ("unknown", "malformed")]
     if bad:
         closest = ", ".join(table.nearest(str(bad[0]["code"]))) or "none"
+        first = str(bad[0]["given"])
+        shown = f'"{first}" (closest: {closest})' if len(first) <= 10 else "one that is no code"
+        where = f"{file}: " if file else ""
         raise IcdtuneError(
-            f"{len(bad)} of {len(rows)} codes are not in {table.system.title}, first "
-            f'"{bad[0]["given"]}" (closest: {closest}). Correct them'
+            f"{where}{len(bad)} of {len(rows)} codes are not in {table.system.title}, first {shown}. "
+            f"Correct them"
         )
 
 

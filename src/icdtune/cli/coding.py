@@ -45,7 +45,7 @@ def train(
     from icdtune.data.schema import Corpus
     from icdtune.files import refuse_existing
 
-    refuse_existing(out, overwrite)
+    refuse_existing(out, overwrite, "coder.json")
     opened = Corpus(corpus)
     task = Task(opened, load_labels(opened, labels))
     train_coder(coder, task, out, seed, read_options(option or []), overwrite)
@@ -61,6 +61,7 @@ def predict(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the predictions.")] = None,
     note_file: Annotated[Path | None, typer.Option(help="One note, as plain text.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
     as_json: Json = False,
 ) -> None:
     """Predict a split into predictions.parquet, or one note onto the screen."""
@@ -71,16 +72,16 @@ def predict(
         return
     if corpus is None or out is None:
         raise IcdtuneError("give --corpus and --out, or one note with --note-file")
-    from icdtune.coders.base import load_coder, run_coder
+    from icdtune.coders.base import load_coder, read_coder_info, run_coder
     from icdtune.data.labels import Task, load_labels
     from icdtune.data.schema import Corpus
-    from icdtune.files import read_json
+    from icdtune.files import refuse_existing
 
-    loaded = load_coder(coder)
-    trained = read_json(coder / "coder.json")
+    refuse_existing(out, overwrite, "predictions.parquet")
+    loaded, trained = load_coder(coder), read_coder_info(coder)
     opened = Corpus(corpus)
-    task = Task(opened, load_labels(opened, labels or trained["label_space"]))
-    predictions, info = run_coder(loaded, trained["coder"], task, split, trained["seed"], out)
+    task = Task(opened, load_labels(opened, labels or trained.label_space))
+    predictions, info = run_coder(loaded, trained.coder, task, split, trained.seed, out)
     if as_json:
         print_json(info.model_dump())
     else:
@@ -113,8 +114,9 @@ def evaluate(
     from icdtune.files import write_json
 
     opened = Corpus(corpus)
-    read = [read_predictions(path) for path in predictions]
-    for path, (_, info) in zip(predictions, read, strict=True):
+    paths = [*predictions, *([against] if against else [])]
+    read = [read_predictions(path) for path in paths]
+    for path, (_, info) in zip(paths, read, strict=True):
         if info is not None and info.corpus_hash != opened.info.hash:
             raise IcdtuneError(
                 f"{path}: predictions of another corpus ({info.corpus}, hash "
@@ -123,10 +125,11 @@ def evaluate(
     first = read[0][1]
     split = split or (first.split if first else "test")
     task = Task(opened, load_labels(opened, labels or (first.label_space if first else "full")))
-    counts = average([count(task, split, rows) for rows, _ in read])
-    metrics = summarise(counts, task, split, len(read), resamples, seed, 0.95)
+    parts = [count(task, split, rows) for rows, _ in read]
+    counts = average(parts[: len(predictions)])
+    metrics = summarise(counts, task, split, len(predictions), resamples, seed, 0.95)
     if against is not None:
-        other = count(task, split, read_predictions(against)[0])
+        other = parts[-1]
         metrics["against"] = compare(other, counts, max(resamples, 1), seed)
     if out is not None:
         write_json(out, metrics)
@@ -175,15 +178,23 @@ def _predict_note(coder: Path, path: Path, as_json: bool) -> None:
     from icdtune.coders.base import load_coder
     from icdtune.codes.tables import resolve
     from icdtune.data.schema import Note
-    from icdtune.errors import IcdtuneError
+    from icdtune.errors import IcdtuneError, UnknownCodeError
+    from icdtune.files import read_text
 
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path)
     if not text.strip():
         raise IcdtuneError(f"{path} is empty. Give a note as plain text")
+
+    def title(code: str) -> str:
+        try:
+            return resolve(code).title
+        except UnknownCodeError:  # a corpus may keep codes that no table holds
+            return ""
+
     row = next(iter(load_coder(coder).predict([Note("note", "subject", text, None)])))
     scores = row.scores or (None,) * len(row.codes)
     found = [
-        {"code": code, "title": resolve(code).title, "score": score}
+        {"code": code, "title": title(code), "score": score}
         for code, score in zip(row.codes, scores, strict=True)
     ]
     if as_json:

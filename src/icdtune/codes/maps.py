@@ -40,7 +40,7 @@ def map_code(code: str, source: str) -> tuple[Mapping, ...]:
     if source not in names:
         raise IcdtuneError(
             f"no map from {get_system(source).title}: the maps at hand join "
-            f"{ICD9CM.title} and {ICD10CM.title}"
+            f"{ICD9CM.title} and {ICD10CM.title}. Give a diagnosis code"
         )
     table = _map(names[source])
     rows = table.filter(pc.equal(table["source"], code)).drop_columns("source").to_pylist()

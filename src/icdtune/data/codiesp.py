@@ -20,7 +20,7 @@ import urllib.request
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, get_args
 
 from icdtune.codes.systems import get_system
 from icdtune.data.schema import Note, Span, malformed
@@ -70,6 +70,13 @@ def prepare(
     Raises:
         IcdtuneError: a file is missing or malformed, or `out` exists.
     """
+    for option, value, known in (
+        ("language", language, get_args(Language)),
+        ("task", task, get_args(Kind)),
+        ("invalid-codes", invalid_codes, get_args(InvalidCodes)),
+    ):
+        if value not in known:
+            raise IcdtuneError(f'--{option} "{value}": choose one of {", ".join(known)}')
     source = _find_root(source)
     with CorpusWriter(
         out,

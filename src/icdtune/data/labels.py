@@ -21,7 +21,7 @@ from icdtune.data.schema import (
     malformed,
 )
 from icdtune.errors import IcdtuneError
-from icdtune.files import read_json, write_json
+from icdtune.files import check_name, read_json, read_text, write_json
 
 
 class LabelRule(BaseModel):
@@ -164,6 +164,7 @@ def choose_labels(
 
 def save_labels(corpus: Corpus, space: LabelSpace) -> Path:
     """Write labels/NAME.json into the corpus."""
+    check_name(space.name, "label space")
     path = corpus.path / "labels" / f"{space.name}.json"
     write_json(path, space.model_dump())
     return path
@@ -171,6 +172,7 @@ def save_labels(corpus: Corpus, space: LabelSpace) -> Path:
 
 def load_labels(corpus: Corpus, name: str) -> LabelSpace:
     """A label space of the corpus; "full" (counted on train) needs no file."""
+    check_name(name, "label space")
     path = corpus.path / "labels" / f"{name}.json"
     if not path.exists():
         if name == "full":
@@ -191,14 +193,7 @@ def load_labels(corpus: Corpus, name: str) -> LabelSpace:
 
 
 def _read_codes(path: Path, corpus: Corpus) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        raise IcdtuneError(
-            f"{path} does not exist. Give a text file with one code a line"
-        ) from None
-    except UnicodeDecodeError:
-        raise IcdtuneError(f"{path} is not UTF-8. Give a text file with one code a line") from None
+    lines = read_text(path).splitlines()
     codes: dict[str, None] = {}
     for row, line in enumerate(lines, 1):
         if line.strip():

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from icdtune.data.schema import first_problem, read_parquet
 from icdtune.errors import IcdtuneError
-from icdtune.files import atomic_file, read_json, write_json
+from icdtune.files import atomic_file, read_json
 
 SCHEMA = pa.schema(
     [
@@ -77,6 +77,7 @@ class Predictions:
         rows: Iterable[Prediction] | pa.Table,
         tokens: int | None = None,
         details: dict[str, Any] | None = None,
+        source: str = "predictions",
     ) -> None:
         if isinstance(rows, pa.Table):
             self.table = rows
@@ -84,6 +85,7 @@ class Predictions:
             kept = list(rows)
             columns = {name: [getattr(row, name) for row in kept] for name in SCHEMA.names}
             self.table = pa.table(columns, schema=SCHEMA)
+        self.source = source
         self.tokens = tokens
         self.details = details or {}
 
@@ -100,11 +102,11 @@ class Predictions:
         return int(self.table.num_rows)
 
     def write(self, directory: Path, info: PredictionInfo) -> Path:
-        """Write predictions.json, then predictions.parquet (whose presence says: complete)."""
+        """Write predictions.json and predictions.parquet, whose presence says: complete."""
         path = directory / "predictions.parquet"
-        write_json(directory / "predictions.json", info.model_dump())
-        with atomic_file(path) as temporary:
-            pq.write_table(self.table, temporary, compression="zstd")
+        with atomic_file(path) as rows, atomic_file(directory / "predictions.json") as about:
+            pq.write_table(self.table, rows, compression="zstd")
+            about.write_text(info.model_dump_json(indent=1) + "\n", encoding="utf-8")
         return path
 
 
@@ -149,7 +151,7 @@ def read_predictions(path: Path) -> tuple[Predictions, PredictionInfo | None]:
                 f'{file} row {row}: fields "{codes}" and "{scores}" differ in length. '
                 f"Give one score a code"
             )
-    return Predictions(table), _read_info(file.with_suffix(".json"))
+    return Predictions(table, source=str(file)), _read_info(file.with_suffix(".json"))
 
 
 def _read_info(path: Path) -> PredictionInfo | None:

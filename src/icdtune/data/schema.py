@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,6 +183,7 @@ class Corpus:
 
     def _check(self) -> None:
         owner: dict[str, str] = {}
+        home: dict[str, str] = {}
         waived = self.info.waivers.get("subjects_in_two_splits", 0)
         for split, info in self.info.splits.items():
             path = self._split_path(split)
@@ -196,6 +198,12 @@ class Corpus:
                 _check_utf8(path, name, table[name])
                 _check_filled(path, name, table[name])
             _check_unique(path, table["note_id"])
+            for row, note_id in enumerate(table["note_id"].to_pylist()):
+                if home.setdefault(note_id, split) != split:
+                    raise IcdtuneError(
+                        f'{path} row {row}: field "note_id": {note_id} is also in split '
+                        f'"{home[note_id]}". Note ids are unique over the corpus'
+                    )
             _check_codes(path, table["codes"], self.info.code_systems)
             if waived:
                 continue
@@ -259,7 +267,7 @@ def _damaged(path: Path) -> IcdtuneError:
 
 def _parquet_schema(path: Path) -> pa.Schema:
     if not path.is_file():
-        raise IcdtuneError(f"{path} does not exist")
+        raise IcdtuneError(f"{path} does not exist. Check the path, or write the file again")
     try:
         return pq.read_schema(path)
     except (pa.ArrowInvalid, pa.ArrowIOError) as error:
@@ -337,6 +345,7 @@ def malformed(where: str, code: str | None, systems: dict[str, str]) -> IcdtuneE
     """The error for a code that is not canonical in any of the corpus's systems."""
     titles = " or ".join(get_system(name).title for name in systems.values())
     form = None if code is None else canonical_code(code, systems)
+    code = code if code is None or re.fullmatch(r"[\w.]{1,10}", code) else "(not shown: long)"
     hint = f' (canonical: "{form}")' if form else ""
     return IcdtuneError(
         f'{where}: field "codes": "{code}" is not a canonical code of {titles}{hint}. '
@@ -368,4 +377,5 @@ def first_problem(error: ValidationError) -> str:
     """The first finding of a validation, as: field "a.b": what is wrong."""
     problem = error.errors(include_input=False, include_url=False)[0]
     where = ".".join(str(part) for part in problem["loc"])
-    return f'field "{where}": {problem["msg"]}' if where else problem["msg"]
+    message = problem["msg"].removeprefix("Value error, ")
+    return f'field "{where}": {message}' if where else message

@@ -74,7 +74,9 @@ class CorpusWriter:
         self._standing: dict[str, Counter[str]] = {role: Counter() for role in code_systems}
         self._known: dict[str, tuple[str, str, str]] = {}  # raw code -> role, standing, code
         self._stack = ExitStack()
-        self._temporary = self._stack.enter_context(atomic_directory(path, overwrite))
+        self._temporary = self._stack.enter_context(
+            atomic_directory(path, overwrite, "corpus.json")
+        )
 
     def __enter__(self) -> CorpusWriter:
         return self

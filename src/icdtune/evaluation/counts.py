@@ -210,13 +210,13 @@ def _align(
     if len(row) != len(given):
         twice = next(note for i, note in enumerate(given) if row[note] != i)
         raise IcdtuneError(
-            f'predictions: field "note_id": {twice} stands twice. Keep one row a note'
+            f'{predictions.source}: field "note_id": {twice} stands twice. Keep one row a note'
         )
     missing = [note_id for note_id in ids if note_id not in row]
     if missing:
         raise IcdtuneError(
-            f'predictions: {len(missing)} of {len(ids)} notes of split "{split}" are missing, first '
-            f"{missing[0]}. Predict the whole split"
+            f"{predictions.source}: {len(missing)} of {len(ids)} notes of split "
+            f'"{split}" are missing, first {missing[0]}. Predict the whole split'
         )
     if len(given) > len(ids):
         every = set(task.corpus.columns(split, "note_id")["note_id"].to_pylist())
@@ -224,8 +224,8 @@ def _align(
         if other is not None:
             at = row[other]
             raise IcdtuneError(
-                f'predictions row {at}: field "note_id": {other} is not a note of split "{split}". '
-                f"Evaluate on the split that was predicted"
+                f'{predictions.source} row {at}: field "note_id": {other} is not a note of split '
+                f'"{split}". Evaluate on the split that was predicted'
             )
     return np.fromiter((row[note_id] for note_id in ids), np.int64, len(ids))
 

@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from icdtune.data.labels import LabelRule
 from icdtune.data.schema import first_problem
 from icdtune.errors import IcdtuneError
+from icdtune.files import check_name, read_text
 
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class _Model(BaseModel):
@@ -93,6 +93,13 @@ class Study(_Model):
     def _folder_name(cls, value: str) -> str:
         return _plain(value)
 
+    @field_validator("seeds")
+    @classmethod
+    def _each_once(cls, value: list[int]) -> list[int]:
+        if len(set(value)) != len(value):
+            raise ValueError("a seed stands twice")
+        return value
+
     @model_validator(mode="after")
     def _distinct(self) -> Study:
         names = [coder.name for coder in self.coders]
@@ -102,21 +109,22 @@ class Study(_Model):
 
 
 def _plain(value: str) -> str:
-    if not _NAME.fullmatch(value):
-        raise ValueError("names a folder: use letters, digits, dot, dash and underscore")
-    return value
+    try:
+        return check_name(value, "name")
+    except IcdtuneError as error:
+        raise ValueError(str(error)) from None
 
 
 def read_study(path: Path) -> list[Study]:
     """Read and check every study of a file; IcdtuneError names the document and field."""
     try:
-        documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise IcdtuneError(f"{path} does not exist. Start from one in examples/") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        documents = list(yaml.safe_load_all(read_text(path)))
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
         raise IcdtuneError(f"{path}{line} is not valid YAML. Quote special characters") from None
+    if not documents:
+        raise IcdtuneError(f"{path} is empty. Start from one in examples/")
     studies = []
     for at, document in enumerate(documents, 1):
         where = f"{path}" if len(documents) == 1 else f"{path} document {at}"

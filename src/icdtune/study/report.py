@@ -123,6 +123,8 @@ def render_report(folder: Path) -> Path:
     """
     source = folder / "results.json"
     results = read_json(source)
+    if not isinstance(results, dict):
+        raise IcdtuneError(f"{source} holds no results. Run the study again")
     try:
         page = render_page(results)
     except (KeyError, jinja2.UndefinedError) as error:

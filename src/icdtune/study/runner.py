@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import inspect
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import icdtune
-from icdtune.coders.base import load_coder, run_coder, train_coder, versions
+from icdtune.coders.base import load_coder, make_coder, run_coder, train_coder, versions
 from icdtune.codes.tables import load_table
 from icdtune.data import SOURCES
 from icdtune.data.labels import LabelSpace, Task, choose_labels
@@ -29,6 +28,7 @@ from icdtune.evaluation.evaluate import summarise
 from icdtune.evaluation.intervals import compare
 from icdtune.evaluation.metrics import METRICS, whole
 from icdtune.files import read_json, write_json
+from icdtune.options import check_options
 from icdtune.study.file import CoderChoice, Study
 
 Announce = Callable[[str], None]
@@ -64,8 +64,13 @@ def run_study(study: Study, folder: Path, announce: Announce = lambda line: None
     Returns:
         The content of results.json.
     """
+    for choice in study.coders:
+        make_coder(choice.coder, choice.options)  # an unknown coder or option stops before any work
     corpus = _corpus(study, folder, announce)
-    task = Task(corpus, _labels(study, corpus, folder))
+    task = Task(corpus, _labels(study, corpus))
+    for split in dict.fromkeys(("train", "val", study.split)):
+        task.gold(split)
+    write_json(folder / "labels.json", task.labels.model_dump())
     counts: dict[str, Counts] = {}
     coders: list[dict[str, Any]] = []
     for choice in study.coders:
@@ -125,30 +130,20 @@ def _corpus(study: Study, folder: Path, announce: Announce) -> Corpus:
         )
     module, _, name = SOURCES[choice.prepare].partition(":")
     prepare = getattr(importlib.import_module(module), name)
-    known = inspect.signature(prepare).parameters
-    for option in choice.options:
-        if option not in known or option in ("out", "overwrite"):
-            raise IcdtuneError(
-                f'study "{study.name}": field "corpus.options.{option}" is unknown. '
-                f"Known: {', '.join(k for k in known if k not in ('out', 'overwrite'))}"
-            )
+    where = f'study "{study.name}": corpus source "{choice.prepare}"'
+    options = check_options(prepare, choice.options, where, hidden=("out", "overwrite"))
     path, mark = folder / "corpus", folder / "corpus.stage.json"
     expected = fingerprint([icdtune.__version__, choice.prepare, choice.options])
     if not (_done(mark, expected) and path.exists()):
         announce(f"prepare {choice.prepare}")
-        options = {
-            key: Path(value) if key in ("source", "lexicon") else value
-            for key, value in choice.options.items()
-        }
         prepare(path, **options, overwrite=True)
         write_json(mark, {"fingerprint": expected})
     return Corpus(path)
 
 
-def _labels(study: Study, corpus: Corpus, folder: Path) -> LabelSpace:
-    space = choose_labels(corpus, study.labels.name, study.labels.rule, study.labels.empty_notes)
-    write_json(folder / "labels.json", space.model_dump())
-    return space
+def _labels(study: Study, corpus: Corpus) -> LabelSpace:
+    choice = study.labels
+    return choose_labels(corpus, choice.name, choice.rule, choice.empty_notes)
 
 
 def _predict(study: Study, task: Task, run: Run, announce: Announce) -> Predictions:

@@ -11,13 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
-from safetensors.numpy import load_file, save_file
+from pydantic import Field, PositiveFloat
+from safetensors.numpy import save_file
 
+from icdtune.coders.base import read_arrays
 from icdtune.coders.classifiers.scoring import Bools, Scores, best_threshold, decide
 from icdtune.data.labels import Task
 from icdtune.data.predictions import Predictions
@@ -46,10 +48,14 @@ class BagOfWords:
 
     def __init__(
         self,
-        words: int = 50_000,
-        characters: int = 20_000,
-        alphas: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0),
+        words: Annotated[int, Field(ge=0)] = 50_000,
+        characters: Annotated[int, Field(ge=0)] = 20_000,
+        alphas: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.03, 0.1, 0.3, 1.0),
     ) -> None:
+        if words + characters == 0:
+            raise IcdtuneError(
+                'bow: options "words" and "characters" are both 0. Keep some features'
+            )
         self._limits = {"word": words, "char_wb": characters}
         self._alphas = alphas
         self._vectorizers: list[TfidfVectorizer] = []
@@ -118,7 +124,7 @@ class BagOfWords:
     def load(cls, folder: Path) -> BagOfWords:
         """Read a coder back."""
         settings = read_json(folder / "bow.json")
-        arrays = load_file(folder / "bow.safetensors")
+        arrays = read_arrays(folder / "bow.safetensors")
         coder = cls()
         coder._codes, coder._threshold = settings["codes"], settings["threshold"]
         coder._chosen = settings["chosen"]

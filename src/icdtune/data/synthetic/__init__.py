@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from icdtune.codes.matching import TermMatcher
 from icdtune.codes.systems import ICD10CM, ICD10PCS
@@ -116,12 +119,12 @@ def default_generator(concepts: int = CONCEPTS) -> Generator:
 
 def prepare(
     out: Path,
-    train: int = 2000,
-    val: int = 500,
-    test: int = 1000,
+    train: Annotated[int, Field(ge=0)] = 2000,
+    val: Annotated[int, Field(ge=0)] = 500,
+    test: Annotated[int, Field(ge=0)] = 1000,
     profile: str = "short",
     seed: int = 1,
-    concepts: int = CONCEPTS,
+    concepts: Annotated[int, Field(ge=1)] = CONCEPTS,
     lexicon: Path | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -145,6 +148,8 @@ def prepare(
             raise IcdtuneError(f"--{name} {size}: give a number of notes, 0 or more")
     if profile not in PROFILES:
         raise IcdtuneError(f'--profile "{profile}": choose one of {", ".join(PROFILES)}')
+    if lexicon is not None and not lexicon.is_dir():
+        raise IcdtuneError(f"--lexicon {lexicon} is no folder. Give one with lexicon files")
     generator = Generator(lexicon or default_directory(), concepts)
     if lexicon is not None and (problems := generator.lexicon.check()):
         raise IcdtuneError(f"{lexicon}: {len(problems)} problems, first: {problems[0]}")
