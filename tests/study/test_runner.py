@@ -171,7 +171,7 @@ def test_a_bad_study_file_is_refused_with_its_field(
 
 def test_an_unknown_corpus_option_is_named(tmp_path: Path) -> None:
     (study,) = read_study(write(tmp_path / "s.yaml", STUDY.replace("train: 250", "trian: 250")))
-    with pytest.raises(IcdtuneError, match=r"no option "trian""):
+    with pytest.raises(IcdtuneError, match='no option "trian"'):
         run_study(study, tmp_path / "out")
 
 
