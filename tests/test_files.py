@@ -10,22 +10,6 @@ from icdtune.errors import IcdtuneError
 from icdtune.files import atomic_directory, atomic_file, make_directory, read_json, write_json
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 64 kB; `remount` changes its options."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("mounting a tmpfs is refused here")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 def make_read_only(folder):
     subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from conftest import mounted
 
 from icdtune.cli import main
 from icdtune.data.schema import NOTE_SCHEMA, Note
@@ -109,17 +110,8 @@ def here(prototype, tmp_path, monkeypatch):
 @pytest.fixture
 def disk(here):
     """A small file system that ends with the test."""
-    folder = here / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("mounting a tmpfs is refused here")
-    try:
+    with mounted(here / "disk", "256k") as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def everything_in(folder):

@@ -5,7 +5,6 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from icdtune.codes.tables import load_table
 from icdtune.data.schema import Corpus, Note, Span
 from icdtune.data.writer import CorpusWriter
 from icdtune.errors import IcdtuneError
@@ -46,23 +45,6 @@ def everything_in(folder):
 
 def names_in(folder):
     return [path.name for path in folder.iterdir()]
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 64 kB."""
-    load_table("icd10cm")  # the tables go to the cache, not to the small disk
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("mounting a tmpfs is refused here")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def noise(characters, seed="noise"):

@@ -18,7 +18,8 @@ from report_fixture import CODERS, make_results, many_codes, without_intervals
 
 from icdtune.errors import IcdtuneError
 from icdtune.files import write_json
-from icdtune.study.report import leaders, render_report, script_json, split_text
+from icdtune.study.note_view import split_text
+from icdtune.study.report import leaders, render_report, script_json
 
 ARGUMENTS = [
     "--no-sandbox",

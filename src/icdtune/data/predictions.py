@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from icdtune.data.schema import first_problem, read_parquet
+from icdtune.data.parquet import read_parquet
+from icdtune.data.schema import first_problem
 from icdtune.errors import IcdtuneError
 from icdtune.files import atomic_file, read_json
 

@@ -17,10 +17,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from icdtune.codes.systems import SYSTEMS, get_system
+from icdtune.data.parquet import check_schema, check_utf8, parquet_batches, read_parquet
 from icdtune.errors import IcdtuneError
 from icdtune.files import read_json
 
@@ -41,7 +41,6 @@ EVIDENCE_SCHEMA = pa.schema(
         pa.field("group", pa.int32(), nullable=False),
     ]
 )
-BATCH = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +141,7 @@ class Corpus:
         path = self._split_path(split)
         row = 0
         for batch in parquet_batches(path):
-            _check_utf8(path, "text", batch["text"])
+            check_utf8(path, "text", batch["text"])
             ids, subjects, texts, codes = (batch[name].to_pylist() for name in NOTE_SCHEMA.names)
             for note_id, subject_id, text, gold in zip(ids, subjects, texts, codes, strict=True):
                 if not text or text.isspace():
@@ -161,7 +160,7 @@ class Corpus:
         """Stream the evidence spans; none where the corpus has no evidence.parquet."""
         path = self.path / "evidence.parquet"
         if path.exists():
-            _check_schema(path, EVIDENCE_SCHEMA)
+            check_schema(path, EVIDENCE_SCHEMA)
             for batch in parquet_batches(path):
                 columns = [batch[name].to_pylist() for name in EVIDENCE_SCHEMA.names]
                 yield from (Span(*row) for row in zip(*columns, strict=True))
@@ -187,7 +186,7 @@ class Corpus:
         waived = self.info.waivers.get("subjects_in_two_splits", 0)
         for split, info in self.info.splits.items():
             path = self._split_path(split)
-            _check_schema(path, NOTE_SCHEMA)
+            check_schema(path, NOTE_SCHEMA)
             table = read_parquet(path, ["note_id", "subject_id", "codes"])
             if table.num_rows != info.notes:
                 raise IcdtuneError(
@@ -195,7 +194,7 @@ class Corpus:
                     f"Prepare the corpus again"
                 )
             for name in ("note_id", "subject_id"):
-                _check_utf8(path, name, table[name])
+                check_utf8(path, name, table[name])
                 _check_filled(path, name, table[name])
             _check_unique(path, table["note_id"])
             for row, note_id in enumerate(table["note_id"].to_pylist()):
@@ -238,77 +237,6 @@ def canonical_code(raw: str, code_systems: dict[str, str]) -> str | None:
 def is_canonical(code: str, code_systems: dict[str, str]) -> bool:
     """Whether a code is well formed and written canonically in one of the corpus's systems."""
     return any(get_system(name).canonical(code) == code for name in code_systems.values())
-
-
-def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Read columns of a parquet file; IcdtuneError where it is absent, truncated or lacks one."""
-    _check_columns(path, columns or [])
-    try:
-        return pq.read_table(path, columns=columns, partitioning=None)
-    except (pa.ArrowInvalid, pa.ArrowIOError) as error:
-        raise _damaged(path) from error
-
-
-def parquet_batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """Stream the record batches of a parquet file; IcdtuneError where it is absent or truncated."""
-    _check_columns(path, [])
-    try:
-        with pq.ParquetFile(path) as file:
-            yield from file.iter_batches(batch_size=BATCH)
-    except (pa.ArrowInvalid, pa.ArrowIOError) as error:
-        raise _damaged(path) from error
-
-
-def _damaged(path: Path) -> IcdtuneError:
-    return IcdtuneError(
-        f"{path} is damaged or cut short: not a readable parquet file. Write the file again"
-    )
-
-
-def _parquet_schema(path: Path) -> pa.Schema:
-    if not path.is_file():
-        raise IcdtuneError(f"{path} does not exist. Check the path, or write the file again")
-    try:
-        return pq.read_schema(path)
-    except (pa.ArrowInvalid, pa.ArrowIOError) as error:
-        raise _damaged(path) from error
-
-
-def _check_columns(path: Path, names: list[str]) -> None:
-    schema = _parquet_schema(path)
-    for name in names:
-        if name not in schema.names:
-            raise IcdtuneError(f'{path} lacks the field "{name}". See docs/corpus.md')
-
-
-def _check_schema(path: Path, expected: pa.Schema) -> None:
-    found = _parquet_schema(path)
-    for field in expected:
-        if field.name not in found.names:
-            raise IcdtuneError(f'{path} lacks the field "{field.name}". See docs/corpus.md')
-        kind = found.field(field.name).type
-        if not _same_type(kind, field.type):
-            raise IcdtuneError(
-                f'{path}: field "{field.name}" is {kind}, not {field.type}. See docs/corpus.md'
-            )
-
-
-def _same_type(found: pa.DataType, expected: pa.DataType) -> bool:
-    if pa.types.is_list(expected):
-        lists = pa.types.is_list(found) or pa.types.is_large_list(found)
-        return bool(lists) and _same_type(found.value_type, expected.value_type)
-    if pa.types.is_string(expected):
-        return bool(pa.types.is_string(found) or pa.types.is_large_string(found))
-    return bool(found == expected)
-
-
-def _check_utf8(path: Path, name: str, column: pa.Array | pa.ChunkedArray) -> None:
-    try:
-        column.validate(full=True)
-    except pa.ArrowInvalid:
-        raise IcdtuneError(
-            f'{path}: field "{name}" holds text that is not UTF-8. Write the file again'
-        ) from None
 
 
 def _check_filled(path: Path, name: str, column: pa.ChunkedArray) -> None:

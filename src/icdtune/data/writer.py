@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import icdtune
 from icdtune.codes.systems import get_system
 from icdtune.codes.tables import load_table
+from icdtune.data.parquet import BATCH
 from icdtune.data.schema import (
-    BATCH,
     EVIDENCE_SCHEMA,
     NOTE_SCHEMA,
     CorpusInfo,

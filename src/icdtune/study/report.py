@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,8 @@ from plotly.offline import get_plotlyjs
 from icdtune.codes.systems import get_system
 from icdtune.errors import IcdtuneError
 from icdtune.files import atomic_file, read_json
+from icdtune.study.formats import Value, format_duration, format_interval, format_p, format_value
+from icdtune.study.note_view import example_view
 
 TEMPLATES = Path(__file__).parent / "templates"
 BIN_TITLES = {"1-9": "1–9", "10-49": "10–49", ">=50": "≥ 50"}
@@ -32,7 +34,6 @@ METRIC_TITLES = {
     "exact_match": "exact match",
     "map": "MAP",
 }
-Value = Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -77,42 +78,6 @@ PUBLISHED = Column(
     "predictions of codes without gold in this split are dropped before counting",
     ranked=False,
 )
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A stretch of a note's text that lies under the same evidence.
-
-    Attributes:
-        text: the characters.
-        codes: codes whose evidence covers it.
-        ends: those whose span ends with it.
-    """
-
-    text: str
-    codes: tuple[str, ...]
-    ends: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Chip:
-    """One code of a coder's answer, or one that it missed; score None where there is none."""
-
-    code: str
-    title: str
-    score: float | None
-    evidence: bool
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A coder's answer to one note, against gold; `answered` is false where it has none."""
-
-    coder: str
-    answered: bool
-    hit: tuple[Chip, ...]
-    missed: tuple[Chip, ...]
-    spurious: tuple[Chip, ...]
 
 
 def render_report(folder: Path) -> Path:
@@ -304,53 +269,6 @@ def code_columns(
     }
 
 
-def example_view(example: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
-    """A note as the page shows it: its text in pieces, and each coder's outcome."""
-    titles = results["titles"]
-    shown = {span["code"] for span in example["evidence"]}
-
-    def chips(codes: Iterable[str], scores: Mapping[str, float | None]) -> tuple[Chip, ...]:
-        return tuple(Chip(c, titles.get(c, ""), scores.get(c), c in shown) for c in codes)
-
-    gold = example["gold"]
-    outcomes = []
-    for coder in results["coders"]:
-        answer = example["predicted"].get(coder["name"])
-        scores = {item["code"]: item.get("score") for item in answer or ()}
-        outcomes.append(
-            Outcome(
-                coder["name"],
-                answer is not None,
-                chips((code for code in scores if code in gold), scores),
-                chips((code for code in gold if code not in scores), {}),
-                chips((code for code in scores if code not in gold), scores),
-            )
-        )
-    pieces = split_text(example["note_id"], example["text"], example["evidence"])
-    return {"note_id": example["note_id"], "gold": gold, "pieces": pieces, "outcomes": outcomes}
-
-
-def split_text(note_id: str, text: str, evidence: Sequence[Mapping[str, Any]]) -> list[Piece]:
-    """Cut a text where an evidence span starts or ends; overlapping spans share pieces.
-
-    Offsets count characters. Raises IcdtuneError for a span outside the text.
-    """
-    for span in evidence:
-        if not 0 <= span["start"] < span["end"] <= len(text):
-            raise IcdtuneError(
-                f"note {note_id}: evidence for {span['code']} at {span['start']}-{span['end']} is "
-                f"outside the text of {len(text)} characters. Correct the offsets"
-            )
-    cuts = sorted({0, len(text), *(span[end] for span in evidence for end in ("start", "end"))})
-    result = []
-    for start, end in zip(cuts, cuts[1:], strict=False):
-        over = [s for s in evidence if s["start"] <= start and end <= s["end"]]
-        codes = dict.fromkeys(span["code"] for span in over)
-        ends = dict.fromkeys(span["code"] for span in over if span["end"] == end)
-        result.append(Piece(text[start:end], tuple(codes), tuple(ends)))
-    return result
-
-
 def describe_rule(rule: Mapping[str, Any]) -> str:
     """A label space's rule in words."""
     where = " + ".join(rule.get("counted_on") or ["train"])
@@ -360,39 +278,6 @@ def describe_rule(rule: Mapping[str, Any]) -> str:
         return f"the {rule['k']:,} most frequent codes, counted on {where}"
     least = rule.get("min_count", 1)
     return f"every code on at least {least:,} note{'s' * (least != 1)} of {where}"
-
-
-def format_value(value: float | None, kind: str = "score", signed: bool = False) -> str:
-    """A metric's value: three decimals, a percentage, or one decimal; "–" for none."""
-    if value is None:
-        return "–"
-    if kind == "percent":
-        return f"{100 * value:.1f}%"
-    text = f"{value:{'+' if signed else ''}.{1 if kind == 'number' else 3}f}"
-    return text.replace("-", "−")
-
-
-def format_interval(value: Value, kind: str = "score", signed: bool = False) -> str:
-    """An interval, or nothing where the value has none."""
-    if "low" not in value or "high" not in value:
-        return ""
-    low, high = (format_value(value[end], kind, signed) for end in ("low", "high"))
-    return f"{low} to {high}" if signed else f"{low}–{high}"
-
-
-def format_duration(seconds: float | None) -> str:
-    """Seconds with three figures at most, as s, min or h."""
-    if seconds is None:
-        return "–"
-    for size, unit in ((3600.0, "h"), (60.0, "min")):
-        if seconds >= size:
-            return f"{seconds / size:,.1f} {unit}"
-    return f"{seconds:.1f} s"
-
-
-def format_p(p: float) -> str:
-    """A p-value with three decimals."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _metric(coder: Mapping[str, Any], key: str) -> Value:

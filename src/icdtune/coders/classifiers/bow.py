@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,14 @@ Weights = npt.NDArray[np.float16]
 BATCH = 512
 DUAL_LIMIT = 12_000
 """Notes up to which the dual (a notes x notes system) is solved directly."""
+
+
+class Validation(NamedTuple):
+    """What penalties and threshold are tuned on."""
+
+    features: sp.csr_matrix
+    gold: Bools
+    missed: int
 
 
 class BagOfWords:
@@ -80,14 +88,12 @@ class BagOfWords:
         ]
         features = self._features([note.text for note in train], fit=True)
         gold, _ = self._indicators(train)
-        val = list(task.notes("val"))
-        val_features = self._features([note.text for note in val])
-        val_gold, missed = self._indicators(val)
         self._mean = gold.mean(axis=0, dtype=np.float64).astype(np.float32)
+        val = self._validation(list(task.notes("val")))
         solve = self._solve_dual if len(train) <= DUAL_LIMIT else self._solve_primal
-        self._weights = solve(features, gold - self._mean, val_features, val_gold > 0, missed)
-        scores = val_features @ self._weights.astype(np.float32) + self._mean
-        self._threshold, f1 = best_threshold(scores, val_gold > 0, missed)
+        self._weights = solve(features, gold - self._mean, val)
+        scores = val.features @ self._weights.astype(np.float32) + self._mean
+        self._threshold, f1 = best_threshold(scores, val.gold, val.missed)
         self._chosen["val_micro_f1"] = round(f1, 4)
 
     def predict(self, notes: Iterable[Note]) -> Predictions:
@@ -141,6 +147,10 @@ class BagOfWords:
         parts = [v.fit_transform(texts) if fit else v.transform(texts) for v in self._vectorizers]
         return normalize(sp.hstack(parts, format="csr", dtype=np.float32), copy=False)
 
+    def _validation(self, notes: list[Note]) -> Validation:
+        gold, missed = self._indicators(notes)
+        return Validation(self._features([note.text for note in notes]), gold > 0, missed)
+
     def _indicators(self, notes: list[Note]) -> tuple[Scores, int]:
         """(notes, codes) of 0 and 1, and how many gold codes have no column."""
         column = {code: i for i, code in enumerate(self._codes)}
@@ -154,37 +164,23 @@ class BagOfWords:
                     missed += 1
         return gold, missed
 
-    def _solve_dual(
-        self,
-        features: sp.csr_matrix,
-        target: Scores,
-        val_features: sp.csr_matrix,
-        val_gold: Bools,
-        missed: int,
-    ) -> Weights:
+    def _solve_dual(self, features: sp.csr_matrix, target: Scores, val: Validation) -> Weights:
         """Weights (features, codes) by the dual: penalties are tried on kernels, notes x notes."""
         from scipy.linalg import cho_factor, cho_solve
 
         gram = _products(features, features).astype(np.float64)
-        kernel = _products(val_features, features)
+        kernel = _products(val.features, features)
         best, best_dual = -1.0, np.zeros_like(target)
         for alpha in track(self._alphas, "Fit", len(self._alphas)):
             factor = cho_factor(gram + alpha * np.eye(len(gram)), lower=True, overwrite_a=True)
             dual = cho_solve(factor, target.astype(np.float64)).astype(np.float32)
-            _, f1 = best_threshold(kernel @ dual + self._mean, val_gold, missed)
+            _, f1 = best_threshold(kernel @ dual + self._mean, val.gold, val.missed)
             if f1 > best:
                 best, best_dual, self._chosen = f1, dual, {"alpha": alpha}
         weights: Weights = (features.T @ best_dual).astype(np.float16)
         return weights
 
-    def _solve_primal(
-        self,
-        features: sp.csr_matrix,
-        target: Scores,
-        val_features: sp.csr_matrix,
-        val_gold: Bools,
-        missed: int,
-    ) -> Weights:
+    def _solve_primal(self, features: sp.csr_matrix, target: Scores, val: Validation) -> Weights:
         """Weights (features, codes) by conjugate gradients, for more notes than the dual holds."""
         from sklearn.linear_model import Ridge
 
@@ -192,7 +188,7 @@ class BagOfWords:
         for alpha in track(self._alphas, "Fit", len(self._alphas)):
             model = Ridge(alpha=alpha, fit_intercept=False, solver="sparse_cg", tol=1e-5)
             weights = np.asarray(model.fit(features, target).coef_.T, np.float32)
-            _, f1 = best_threshold(val_features @ weights + self._mean, val_gold, missed)
+            _, f1 = best_threshold(val.features @ weights + self._mean, val.gold, val.missed)
             if f1 > best:
                 best, best_weights = f1, weights.astype(np.float16)
                 self._chosen = {"alpha": alpha}

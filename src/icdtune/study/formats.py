@@ -1,0 +1,40 @@
+"""How the report writes numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+Value = Mapping[str, float]
+
+
+def format_value(value: float | None, kind: str = "score", signed: bool = False) -> str:
+    """A metric's value: three decimals, a percentage, or one decimal; "–" for none."""
+    if value is None:
+        return "–"
+    if kind == "percent":
+        return f"{100 * value:.1f}%"
+    text = f"{value:{'+' if signed else ''}.{1 if kind == 'number' else 3}f}"
+    return text.replace("-", "−")
+
+
+def format_interval(value: Value, kind: str = "score", signed: bool = False) -> str:
+    """An interval, or nothing where the value has none."""
+    if "low" not in value or "high" not in value:
+        return ""
+    low, high = (format_value(value[end], kind, signed) for end in ("low", "high"))
+    return f"{low} to {high}" if signed else f"{low}–{high}"
+
+
+def format_duration(seconds: float | None) -> str:
+    """Seconds with three figures at most, as s, min or h."""
+    if seconds is None:
+        return "–"
+    for size, unit in ((3600.0, "h"), (60.0, "min")):
+        if seconds >= size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def format_p(p: float) -> str:
+    """A p-value with three decimals."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
