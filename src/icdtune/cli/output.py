@@ -16,17 +16,21 @@ def print_json(value: Any) -> None:
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table; columns whose name ends in "#" are right-aligned numbers."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title or None, title_justify="left", header_style="bold")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     for name in columns:
         justify: Any = "right" if name.endswith("#") else "left"
         table.add_column(name.removesuffix("#"), justify=justify, overflow="fold")
     for row in rows:
         table.add_row(*(f"{x:,}" if isinstance(x, int) else str(x) for x in row))
     width = None if Console().is_terminal else 160
-    Console(width=width, highlight=False, markup=False).print(table)
+    console = Console(width=width, highlight=False, markup=False)
+    if title:
+        console.print(f"\n{title}", style="bold", soft_wrap=True)
+    console.print(table)
 
 
 def with_interval(entry: dict[str, float] | None, scale: float = 100) -> str:

@@ -80,9 +80,10 @@ def print_results(results: dict[str, Any]) -> None:
     first = results["coders"][0]["metrics"]
     title = (
         f"{results['name']}: {results['corpus']['name']} {results['split']}, "
-        f"{first['notes']:,} notes, {results['label_space']['size']:,} codes; "
-        f"% [95% interval by patient]"
+        f"{first['notes']:,} notes, {results['label_space']['size']:,} codes "
+        f"(%, intervals by patient)"
     )
+    columns = ["coder", "micro-F1#", "macro-F1#", "P#", "R#", "MAP#", "s#"]
     names = ("micro_f1", "macro_f1", "micro_precision", "micro_recall", "map")
     rows = []
     for row in results["coders"]:
@@ -91,7 +92,6 @@ def print_results(results: dict[str, Any]) -> None:
         cells = [with_interval(metrics[name]) for name in names[:2]]
         cells += [f"{metrics[name]['value'] * 100:.1f}" for name in names[2:]]
         rows.append([row["name"], *cells, f"{seconds:.1f}"])
-    columns = ["coder", "micro-F1#", "macro-F1#", "precision#", "recall#", "MAP#", "seconds#"]
     print_table(title, columns, rows)
     tests = [
         [

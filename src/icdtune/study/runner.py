@@ -70,7 +70,7 @@ def run_study(study: Study, folder: Path, announce: Announce = lambda line: None
     task = Task(corpus, _labels(study, corpus))
     for split in dict.fromkeys(("train", "val", study.split)):
         task.gold(split)
-    write_json(folder / "labels.json", task.labels.model_dump())
+    _keep_labels(study, task, folder)
     counts: dict[str, Counts] = {}
     coders: list[dict[str, Any]] = []
     for choice in study.coders:
@@ -144,6 +144,17 @@ def _corpus(study: Study, folder: Path, announce: Announce) -> Corpus:
 def _labels(study: Study, corpus: Corpus) -> LabelSpace:
     choice = study.labels
     return choose_labels(corpus, choice.name, choice.rule, choice.empty_notes)
+
+
+def _keep_labels(study: Study, task: Task, folder: Path) -> None:
+    """Write labels.json, and into the study's own corpus, where other commands find it."""
+    paths = [folder / "labels.json"]
+    if study.corpus.prepare:
+        paths.append(task.corpus.path / "labels" / f"{task.labels.name}.json")
+    content = task.labels.model_dump()
+    for path in paths:
+        if not path.exists() or read_json(path) != content:
+            write_json(path, content)
 
 
 def _predict(study: Study, task: Task, run: Run, announce: Announce) -> Predictions:
