@@ -29,7 +29,7 @@ class Shape:
 
 
 PROFILES: dict[str, Shape] = {
-    "short": Shape(140, (1, 2), (0, 1), 0.05),
+    "short": Shape(120, (1, 2), (0, 1), 0.05),
     "medium": Shape(600, (3, 7), (1, 3), 0.4),
     "long": Shape(1600, (6, 14), (2, 6), 0.7),
 }
@@ -183,12 +183,13 @@ class _Note:
         for _ in range(self._rng.randint(*self._shape.lookalikes)):
             section = self._rng.choice(tuple(self._templates.lookalikes))
             self._add(section, self._rng.choice(self._templates.lookalikes[section]))
-        for section in ("allergies", "disposition"):
-            self._add(section, self._rng.choice(self._templates.filler[section]))
+        budget = self._shape.words * self._rng.uniform(0.9, 1.1)
+        for section in ("disposition", "allergies"):
+            if self._words < budget:
+                self._add(section, self._rng.choice(self._templates.filler[section]))
         names = [name for name, _ in FILLER_SECTIONS]
         weights = [weight for _, weight in FILLER_SECTIONS]
         used: dict[str, set[Template]] = {}
-        budget = self._shape.words * self._rng.uniform(0.9, 1.1)
         while self._words < budget:
             section = self._rng.choices(names, weights)[0]
             pool = self._templates.filler[section]
@@ -225,7 +226,7 @@ class _Note:
                 self._rng.shuffle(lines)
             write(f"{heading}:\n")
             bullet = "- " if name in LISTS else ""
-            separator = "\n" if name in LISTS else " "
+            separator = "\n" if name in LISTS else ", " if name == "chief_complaint" else " "
             for at, line in enumerate(lines):
                 write((separator if at else "") + bullet)
                 if line.end:
