@@ -24,7 +24,7 @@ from icdtune.codes.matching import tokens
 from icdtune.data.labels import LabelRule, Task, choose_labels
 from icdtune.data.predictions import Prediction, Predictions
 from icdtune.data.schema import Corpus
-from icdtune.data.synthetic import GENERATOR_VERSION, default_generator, prepare
+from icdtune.data.synthetic import VERSION, default_generator, prepare
 from icdtune.data.synthetic.oracle import Oracle
 from icdtune.evaluation.evaluate import evaluate
 
@@ -53,7 +53,7 @@ def measure(path: Path, options: argparse.Namespace) -> dict[str, object]:
     top = LabelRule(kind="top_k", k=50)
     top50 = Task(corpus, choose_labels(corpus, "top50", top, "drop"))
     result: dict[str, object] = {
-        "generator_version": GENERATOR_VERSION,
+        "generator_version": VERSION,
         "sizes": {"train": options.train, "val": options.val, "test": options.test},
         "seed": options.seed,
         "notes_per_second": round((options.train + options.val + options.test) / seconds),

@@ -356,3 +356,21 @@ def test_a_read_only_disk_is_refused_and_left_as_it_was(small_disk):
             writer(target, overwrite=overwrite)
     assert everything_in(small_disk) == before
     assert [n.note_id for n in Corpus(small_disk / "c").notes("train")] == ["old"]
+
+
+@pytest.mark.parametrize("name", ["evidence", "quarantine", "../train", ""])
+def test_a_split_takes_no_other_files_name(tmp_path, name):
+    systems = {"diagnosis": "icd10cm"}
+    with (
+        pytest.raises(IcdtuneError, match="name"),
+        CorpusWriter(
+            tmp_path / "c",
+            name="t",
+            code_systems=systems,
+            source="test",
+            options={},
+            protected=False,
+        ) as writer,
+    ):
+        writer.add(name, Note("n", "p", "text", ()))
+    assert not list(tmp_path.iterdir())

@@ -4,4 +4,7 @@ SOURCES: dict[str, str] = {
     "synthetic": "icdtune.data.synthetic:prepare",
     "codiesp": "icdtune.data.codiesp:prepare",
 }
-"""Source name -> "module:function" that prepares a corpus of it (imported when asked for)."""
+"""Source name -> "module:function" that prepares a corpus of it (imported when asked for).
+
+The module's VERSION is raised when the same options give other rows: studies then prepare anew.
+"""

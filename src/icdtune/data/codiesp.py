@@ -32,6 +32,7 @@ from icdtune.progress import track
 Language = Literal["en", "es"]
 Kind = Literal["D", "P", "DP"]
 RECORD = "https://zenodo.org/api/records/3837305"
+VERSION = 1
 VAL_NOTES = 75
 VAL_SEED = 0
 _ROLES = {"D": ("diagnosis", "icd10cm"), "P": ("procedure", "icd10pcs")}

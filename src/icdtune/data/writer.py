@@ -28,8 +28,9 @@ from icdtune.data.schema import (
     malformed,
 )
 from icdtune.errors import IcdtuneError
-from icdtune.files import atomic_directory, write_json
+from icdtune.files import atomic_directory, check_name, write_json
 
+RESERVED = frozenset({"evidence", "documents", "quarantine"})
 InvalidCodes = Literal["keep", "quarantine", "refuse"]
 
 
@@ -134,6 +135,10 @@ class CorpusWriter:
             codes = tuple(code for code in kept if code is not None)
             note = Note(note.note_id, note.subject_id, note.text, codes)
         if split not in self._splits:
+            if check_name(split, "split") in RESERVED:
+                raise IcdtuneError(
+                    f'{where}: split "{split}" has the name of another file. Rename it'
+                )
             self._splits[split] = _SplitWriter(self._temporary / f"{split}.parquet")
         self._splits[split].add(note)
         self._hash.add(split, note)

@@ -17,6 +17,7 @@ from typing import Any
 
 import icdtune
 from icdtune.coders.base import load_coder, make_coder, run_coder, train_coder, versions
+from icdtune.codes.build import source_version
 from icdtune.codes.tables import load_table
 from icdtune.data import SOURCES
 from icdtune.data.labels import LabelSpace, Task, choose_labels
@@ -128,12 +129,15 @@ def _corpus(study: Study, folder: Path, announce: Announce) -> Corpus:
             f'study "{study.name}": unknown corpus source "{choice.prepare}". '
             f"Known: {', '.join(SOURCES)}"
         )
-    module, _, name = SOURCES[choice.prepare].partition(":")
-    prepare = getattr(importlib.import_module(module), name)
+    module_name, _, name = SOURCES[choice.prepare].partition(":")
+    module = importlib.import_module(module_name)
+    prepare = getattr(module, name)
     where = f'study "{study.name}": corpus source "{choice.prepare}"'
     options = check_options(prepare, choice.options, where, hidden=("out", "overwrite"))
     path, mark = folder / "corpus", folder / "corpus.stage.json"
-    expected = fingerprint([icdtune.__version__, choice.prepare, choice.options])
+    expected = fingerprint(
+        [icdtune.__version__, module.VERSION, source_version(), choice.prepare, choice.options]
+    )
     if not (_done(mark, expected) and path.exists()):
         announce(f"prepare {choice.prepare}")
         prepare(path, **options, overwrite=True)
@@ -264,9 +268,9 @@ def _examples(study: Study, task: Task, folder: Path) -> list[dict[str, Any]]:
     wanted = study.evaluation.examples
     if task.corpus.info.protected or wanted == 0:
         return []
-    notes = list(task.notes(study.split))
-    step = max(1, len(notes) // wanted)
-    chosen = {note.note_id: note for note in notes[::step][:wanted]}
+    ids = task.gold(study.split)[0]
+    spread = set(ids[:: max(1, len(ids) // wanted)][:wanted])
+    chosen = {note.note_id: note for note in task.notes(study.split) if note.note_id in spread}
     evidence: dict[str, list[dict[str, Any]]] = {note_id: [] for note_id in chosen}
     for span in task.corpus.evidence():
         if span.note_id in chosen and span.code in (chosen[span.note_id].codes or ()):

@@ -27,7 +27,7 @@ from icdtune.data.writer import CorpusWriter
 from icdtune.errors import IcdtuneError
 from icdtune.progress import track
 
-GENERATOR_VERSION = 1
+VERSION = 1
 CONCEPTS = 700
 HELD_OUT_SPLITS = frozenset({"test"})
 
@@ -81,7 +81,7 @@ class Generator:
         """
         made = patient = 0
         while made < count:
-            rng = random.Random(f"icdtune:{GENERATOR_VERSION}:{seed}:{split}:{patient}")
+            rng = random.Random(f"icdtune:{VERSION}:{seed}:{split}:{patient}")
             subject_id = f"{split}-{patient:06d}"
             for stay, admission in enumerate(self._hospital.admissions(rng), 1):
                 if made == count:
@@ -158,8 +158,8 @@ def prepare(
         out,
         name=f"synthetic-{profile}",
         code_systems={"diagnosis": ICD10CM.name, "procedure": ICD10PCS.name},
-        source=f"icdtune synthetic generator, version {GENERATOR_VERSION}",
-        options={**options, "generator_version": GENERATOR_VERSION},
+        source=f"icdtune synthetic generator, version {VERSION}",
+        options={**options, "generator_version": VERSION},
         protected=False,
         license="apache-2.0",
         description="Invented patients: no line of this corpus describes a person.",
