@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -210,3 +211,25 @@ def test_written_json_is_indented_and_ends_its_last_line(tmp_path):
     write_json(tmp_path / "x.json", {"a": 1})
     text = (tmp_path / "x.json").read_text()
     assert text == json.dumps({"a": 1}, indent=1) + "\n"
+
+
+def test_what_a_dead_process_left_is_removed_by_the_next_write(tmp_path):
+    script = (
+        "import os, pathlib, signal; from icdtune.files import atomic_directory\n"
+        f"with atomic_directory(pathlib.Path({str(tmp_path / 'corpus')!r})) as folder:\n"
+        "    (folder / 'notes').write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=False)
+    assert len(everything_in(tmp_path)) == 2
+    with atomic_directory(tmp_path / "corpus") as folder:
+        (folder / "notes").write_text("whole")
+    assert everything_in(tmp_path) == ["corpus", "corpus/notes"]
+
+
+def test_what_a_living_process_writes_is_left_alone(tmp_path):
+    with atomic_directory(tmp_path / "a") as slow, atomic_directory(tmp_path / "a.b") as quick:
+        (quick / "x").write_text("1")
+        with atomic_file(tmp_path / "a") as other:
+            other.write_text("2")
+        assert slow.exists()
+        (tmp_path / "a").unlink()

@@ -11,5 +11,14 @@ class IcdtuneError(Exception):
     """
 
 
+def shown(value: str) -> str:
+    """A value in quotes where it looks like a code; else no more than that it is not shown.
+
+    What stands where a code belongs may be note text.
+    """
+    plain = len(value) <= 9 and value.isascii() and value.replace(".", "").isalnum()
+    return f'"{value}"' if plain and any(c.isdigit() for c in value) else "(not shown: no code)"
+
+
 class UnknownCodeError(IcdtuneError):
     """A code that its code system does not hold."""

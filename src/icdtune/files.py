@@ -1,4 +1,7 @@
-"""Atomic writes: what has its final name is whole; what was interrupted is gone or replaced."""
+"""Atomic writes: what has its final name is whole.
+
+A killed process leaves hidden temporary names; the next write to the same path removes them.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +29,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
         raise IcdtuneError(f"{path} is a folder. Give the name of a file")
     make_directory(path.parent)
     with _writing(path):
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        _sweep(path)
+        handle, name = tempfile.mkstemp(prefix=_prefix(path), dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         try:
@@ -50,7 +55,8 @@ def atomic_directory(
     refuse_existing(path, overwrite, mark)
     make_directory(path.parent)
     with _writing(path):
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        _sweep(path)
+        temporary = Path(tempfile.mkdtemp(prefix=_prefix(path), dir=path.parent))
         try:
             yield temporary
             temporary.chmod(0o777 & ~_umask())
@@ -131,7 +137,7 @@ def _writing(path: Path) -> Iterator[None]:
 
 def _final(path: Path) -> Path:
     """The path with the temporary names of `atomic_directory` as they will be."""
-    return Path(*(re.sub(r"^\.(.+)\.\w{8}$", r"\1", part) for part in path.parts))
+    return Path(*(re.sub(r"^\.(.+)\.\w+-\d+\.\w{8}$", r"\1", part) for part in path.parts))
 
 
 def _concerns(error: OSError, path: Path) -> bool:
@@ -171,6 +177,37 @@ def read_json(path: Path) -> Any:
         raise IcdtuneError(
             f"{path} line {error.lineno} is not valid JSON. Write the file again"
         ) from None
+
+
+def _prefix(path: Path) -> str:
+    """How temporary names beside `path` begin: with the machine and process that own them."""
+    return f".{path.name}.{_machine()}-{os.getpid()}."
+
+
+def _machine() -> str:
+    return re.sub(r"\W", "_", socket.gethostname()) or "host"
+
+
+def _sweep(path: Path) -> None:
+    """Remove what writes to `path` left behind whose process on this machine is gone."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.{_machine()}-(\d+)\.\w{{8}}")
+    for sibling in path.parent.iterdir():
+        match = pattern.fullmatch(sibling.name)
+        if match and not _alive(int(match[1])):
+            if sibling.is_dir():
+                shutil.rmtree(sibling, ignore_errors=True)
+            else:
+                sibling.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _umask() -> int:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ import typer
 
 import icdtune
 from icdtune.cli import app, main
+from icdtune.data.schema import Note
+from icdtune.data.writer import CorpusWriter
 
 SIZES = ("--train", "60", "--val", "20", "--test", "20")
 SEED = ("--seed", "3")
@@ -327,13 +330,45 @@ def test_evaluate_against_other_predictions_pairs_them(corpus, predictions):
     assert "(paired)" in done("evaluate", *arguments, "--resamples", 20).out
 
 
-def test_several_predictions_are_seeds_of_one_coder(corpus, predictions):
-    twice = (predictions["bow"], predictions["bow"])
+def test_several_predictions_are_seeds_of_one_coder(corpus, predictions, tmp_path):
+    other = shutil.copytree(predictions["bow"], tmp_path / "other-seed")
+    about = json.loads((other / "predictions.json").read_text())
+    (other / "predictions.json").write_text(json.dumps(about | {"seed": 99}))
     options = ("--corpus", corpus, "--resamples", 0, "--json")
-    both = done("evaluate", *twice, *options).json
+    both = done("evaluate", predictions["bow"], other, *options).json
     one = done("evaluate", predictions["bow"], *options).json
     assert (both["runs"], one["runs"]) == (2, 1)
     assert both["metrics"]["micro_f1"] == pytest.approx(one["metrics"]["micro_f1"])
+
+
+def test_runs_of_different_coders_or_the_same_run_twice_are_not_averaged(corpus, predictions):
+    for pair in (("bow", "dictionary"), ("bow", "bow")):
+        found = run("evaluate", *(predictions[name] for name in pair), "--corpus", corpus)
+        assert found.status == 2
+        assert "runs of one coder" in found.err or "given twice" in found.err
+
+
+def test_an_unlabelled_corpus_is_predicted_in_the_coders_own_label_space(coders, tmp_path):
+    systems = {"diagnosis": "icd10cm", "procedure": "icd10pcs"}
+    path = tmp_path / "unlabelled"
+    with CorpusWriter(
+        path, name="u", code_systems=systems, source="test", options={}, protected=True
+    ) as writer:
+        writer.add("test", Note("n", "p", "Known hypertension and sepsis.", None))
+    out = tmp_path / "predictions"
+    done("predict", "--coder", coders["bow"], "--corpus", path, "--out", out)
+    assert pq.read_table(out / "predictions.parquet").num_rows == 1
+    about = json.loads((out / "predictions.json").read_text())
+    assert about["label_space"] == json.loads((coders["bow"] / "labels.json").read_text())["name"]
+
+
+def test_a_code_of_both_editions_is_mapped_from_the_one_that_has_a_map():
+    assert done("codes", "map", "V10.3", "--json").json[0]["target"] == "Z85.3"
+    assert "has no map" in done("codes", "map", "V10.3", "--from", "icd10cm").out
+
+
+def test_no_hit_says_so():
+    assert "no title or inclusion term" in done("codes", "search", "zzzz").out
 
 
 def test_a_coder_s_option_reaches_it(corpus, tmp_path):
@@ -455,7 +490,7 @@ def test_a_study_announces_each_stage_on_standard_error(studied):
 def test_a_second_run_does_nothing_new_and_says_the_same(folder, studied):
     path, ended = studied
     before, results = times(path), (path / "results.json").read_bytes()
-    assert len(before) == 2 * 2 * 2 + 2 * (3 + 4)
+    assert len(before) == 2 * 2 * 2 + 2 * (4 + 5)
     again = done("study", folder / "study.yaml", "--out", folder / "runs")
     assert times(path) == before
     assert (path / "results.json").read_bytes() == results

@@ -278,7 +278,7 @@ def test_a_missing_part_is_named(tmp_path, source, missing):
         ("train/trainX.tsv", "train0\tDIAGNOSTICO\te11.9\tx\t1 2 3\n", ["line 2", '"offsets"']),
         ("train/trainX.tsv", "train0\tDIAGNOSTIC\te11.9\tx\t1 2\n", ["line 2", "DIAGNOSTIC"]),
         ("train/trainD.tsv", "train0\t11.e9\n", ["line 11", '"11.e9"', "ICD-10-CM"]),
-        ("train/trainD.tsv", "elsewhere\te11.9\n", ["line 11", "elsewhere"]),
+        ("train/trainD.tsv", "elsewhere\te11.9\n", ["line 11", "no text file"]),
         ("train/trainD.tsv", b"train0\te11.9\xff\n", []),
     ],
 )

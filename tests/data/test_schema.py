@@ -435,3 +435,24 @@ def test_a_canonical_code_is_recognised_in_any_system_of_the_corpus():
     assert is_canonical("0BJ08ZZ", DP10)
     assert not is_canonical("E119", {"diagnosis": "icd10cm"})
     assert not is_canonical("99.21", DP10)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"start": -5}, {"end": 10**6}, {"note_id": "nobody"}, {"code": "J18.9"}, {"end": 0}],
+    ids=lambda change: next(iter(change)) + str(next(iter(change.values()))),
+)
+def test_evidence_that_fits_no_note_is_found(tmp_path, change):
+    systems = {"diagnosis": "icd10cm"}
+    with CorpusWriter(
+        tmp_path / "c", name="t", code_systems=systems, source="test", options={}, protected=False
+    ) as writer:
+        note = Note("n", "p", "Known hypertension.", ("I10",))
+        writer.add("train", note, evidence=[Span("n", "I10", 6, 18, 0)])
+    corpus = Corpus(tmp_path / "c")
+    corpus.check_evidence()
+    path = tmp_path / "c" / "evidence.parquet"
+    (row,) = pq.read_table(path).to_pylist()
+    pq.write_table(pa.Table.from_pylist([row | change], pq.read_schema(path)), path)
+    with pytest.raises(IcdtuneError, match=r"evidence\.parquet"):
+        corpus.check_evidence()

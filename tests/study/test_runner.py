@@ -187,3 +187,39 @@ def test_environment_variables_have_defaults(tmp_path: Path, monkeypatch) -> Non
     assert read_study(write(tmp_path / "s.yaml", text))[0].name == "fallback"
     monkeypatch.setenv("STUDY_NAME", "given")
     assert read_study(write(tmp_path / "s.yaml", text))[0].name == "given"
+
+
+def test_a_stage_that_was_replaced_but_not_finished_is_run_again(tmp_path: Path) -> None:
+    (study,) = read_study(write(tmp_path / "s.yaml"))
+    folder = tmp_path / "small"
+    run_study(study, folder)
+    expected = predictions(folder), metrics(folder)
+    other = STUDY.replace("characters: 0", "characters: 0, words: 300")
+    (changed,) = read_study(write(tmp_path / "t.yaml", other))
+
+    def stop_at_evaluation(line: str) -> None:
+        if line.startswith("evaluate"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_study(changed, folder, stop_at_evaluation)
+    run_study(study, folder)
+    assert (predictions(folder), metrics(folder)) == expected
+
+
+def test_a_given_corpus_that_changed_is_trained_on_again(finished: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(finished / "corpus", tmp_path / "corpus")
+    text = STUDY.replace(
+        "  prepare: synthetic\n  options: {train: 250, val: 60, test: 60, seed: 3}\n",
+        "  path: corpus\n",
+    )
+    (study,) = read_study(write(tmp_path / "s.yaml", text))
+    run_study(study, tmp_path / "out")
+    lines: list[str] = []
+    run_study(study, tmp_path / "out", lines.append)
+    assert lines == []
+    os.utime(tmp_path / "corpus" / "train.parquet", ns=(1, 1))
+    run_study(study, tmp_path / "out", lines.append)
+    assert "train words (seed 1)" in lines

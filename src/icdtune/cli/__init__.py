@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import typer
@@ -38,6 +39,7 @@ app.add_typer(codes.app, name="codes")
 
 def main() -> None:
     """Run the command line; bad input ends with one line on standard error and status 2."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # clean up, as for an interruption
     try:
         app()
     except IcdtuneError as error:

@@ -80,6 +80,9 @@ def search(
     if as_json:
         print_json([asdict(hit) for hit in hits])
         return
+    if not hits:
+        typer.echo(f"no title or inclusion term in {system} holds these words")
+        return
     rows = [
         (hit.code, hit.title, "yes" if hit.billable else "no", f"{hit.score:.1f}") for hit in hits
     ]
@@ -96,7 +99,7 @@ def check(
     """Check codes against the tables; status 2 where one is unknown or malformed."""
     from icdtune.codes.systems import get_system
     from icdtune.codes.tables import load_table
-    from icdtune.errors import IcdtuneError
+    from icdtune.errors import IcdtuneError, shown
     from icdtune.files import read_text
 
     given = list(codes or [])
@@ -126,11 +129,10 @@ def check(
     if bad:
         closest = ", ".join(table.nearest(str(bad[0]["code"]))) or "none"
         first = str(bad[0]["given"])
-        shown = f'"{first}" (closest: {closest})' if len(first) <= 10 else "one that is no code"
         where = f"{file}: " if file else ""
         raise IcdtuneError(
-            f"{where}{len(bad)} of {len(rows)} codes are not in {table.system.title}, first {shown}. "
-            f"Correct them"
+            f"{where}{len(bad)} of {len(rows)} codes are not in {table.system.title}, first "
+            f"{shown(first)} (closest: {closest}). Correct them"
         )
 
 
@@ -146,10 +148,16 @@ def map_(
     from dataclasses import asdict
 
     from icdtune.codes.maps import map_code
-    from icdtune.codes.systems import ICD9CM, ICD10CM
+    from icdtune.codes.systems import ICD9CM, ICD10CM, get_system
     from icdtune.codes.tables import load_table, resolve
+    from icdtune.errors import IcdtuneError, shown
 
-    entry = resolve(code, [source] if source else [ICD10CM.name, ICD9CM.name])
+    names = [source] if source else [ICD10CM.name, ICD9CM.name]
+    known = [n for n in names if get_system(n).canonical(code) in load_table(n)]
+    mapped = [n for n in known if map_code(str(get_system(n).canonical(code)), n)]
+    if len(mapped) > 1:
+        raise IcdtuneError(f"{shown(code)} is a code of both systems. Say which with --from")
+    entry = resolve(code, mapped or known or names)
     target = ICD9CM if entry.system == ICD10CM.name else ICD10CM
     table = load_table(target.name)
     found = map_code(entry.code, entry.system)
@@ -166,5 +174,7 @@ def map_(
         )
         for m in found
     ]
-    columns = [entry.system, target.name, "title", "match", "scenario#"]
-    print_table("" if rows else f"{entry.code} has no map", columns, rows)
+    if not rows:
+        typer.echo(f"{entry.code} ({entry.title}) has no map to {target.title}")
+        return
+    print_table("", [entry.system, target.name, "title", "match", "scenario#"], rows)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from icdtune.cli.output import print_json, print_table, read_options, with_interval
+
+if TYPE_CHECKING:
+    from icdtune.data.predictions import PredictionInfo
 
 Corpus_ = Annotated[Path, typer.Option("--corpus", help="Corpus folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -73,14 +76,19 @@ def predict(
     if corpus is None or out is None:
         raise IcdtuneError("give --corpus and --out, or one note with --note-file")
     from icdtune.coders.base import load_coder, read_coder_info, run_coder
-    from icdtune.data.labels import Task, load_labels
+    from icdtune.data.labels import Task, load_labels, read_labels
     from icdtune.data.schema import Corpus
     from icdtune.files import refuse_existing
 
     refuse_existing(out, overwrite, "predictions.parquet")
     loaded, trained = load_coder(coder), read_coder_info(coder)
     opened = Corpus(corpus)
-    task = Task(opened, load_labels(opened, labels or trained.label_space))
+    space = (
+        load_labels(opened, labels)
+        if labels
+        else read_labels(coder / "labels.json", opened.info.code_systems)
+    )
+    task = Task(opened, space)
     predictions, info = run_coder(loaded, trained.coder, task, split, trained.seed, out)
     if as_json:
         print_json(info.model_dump())
@@ -122,15 +130,24 @@ def evaluate(
                 f"{path}: predictions of another corpus ({info.corpus}, hash "
                 f"{info.corpus_hash[:12]}). Evaluate on the corpus that was predicted"
             )
+    if against is not None and resamples == 0:
+        raise IcdtuneError("--against needs resamples. Leave --resamples out or give 1000")
+    _one_coder(predictions, [info for _, info in read[: len(predictions)]])
     first = read[0][1]
     split = split or (first.split if first else "test")
     task = Task(opened, load_labels(opened, labels or (first.label_space if first else "full")))
+    for path, (_, info) in zip(paths, read, strict=True):
+        if info is not None and info.label_space_hash not in (None, task.labels.digest):
+            raise IcdtuneError(
+                f'{path}: predicted with another label space than "{task.labels.name}" is now. '
+                f"Predict again, or name the space with --labels"
+            )
     parts = [count(task, split, rows) for rows, _ in read]
     counts = average(parts[: len(predictions)])
     metrics = summarise(counts, task, split, len(predictions), resamples, seed, 0.95)
     if against is not None:
         other = parts[-1]
-        metrics["against"] = compare(other, counts, max(resamples, 1), seed)
+        metrics["against"] = compare(other, counts, resamples, seed)
     if out is not None:
         write_json(out, metrics)
     if as_json:
@@ -139,14 +156,29 @@ def evaluate(
         _print_metrics(metrics, against)
 
 
+def _one_coder(paths: list[Path], infos: list[PredictionInfo | None]) -> None:
+    """IcdtuneError unless several predictions are one coder's runs with different seeds."""
+    from icdtune.errors import IcdtuneError
+
+    known = [info for info in infos if info is not None]
+    if len({(info.coder, info.split, info.label_space) for info in known}) > 1:
+        raise IcdtuneError(
+            f"{paths[0]} and the others are not runs of one coder on one split. Evaluate them one by "
+            f"one, or compare two with --against"
+        )
+    if len({info.seed for info in known}) < len(known) or len(set(paths)) < len(paths):
+        raise IcdtuneError("the same run or seed is given twice. Give each seed's predictions once")
+
+
 def _print_metrics(metrics: dict[str, Any], against: Path | None) -> None:
+    from icdtune.evaluation.metrics import SIZES
+
     title = (
         f"{metrics['corpus']} {metrics['split']}: {metrics['notes']:,} notes, "
         f"{metrics['labels']:,} codes"
     )
-    counts = {"codes_per_note", "gold_codes_per_note"}
     rows = [
-        (name, with_interval(value, 1 if name in counts else 100))
+        (name, with_interval(value, 1 if name in SIZES else 100))
         for name, value in metrics["metrics"].items()
     ]
     print_table(title, ["metric", "% [95% interval]#"], rows)

@@ -88,23 +88,29 @@ def labels(
     drop_empty: Annotated[
         bool, typer.Option("--drop-empty", help="Leave out notes without gold in the space.")
     ] = False,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Choose a label space and write labels/NAME.json into the corpus."""
+    from pydantic import ValidationError
+
     from icdtune.data.labels import LabelRule, choose_labels, save_labels
-    from icdtune.data.schema import Corpus
+    from icdtune.data.schema import Corpus, first_problem
+    from icdtune.errors import IcdtuneError
 
     opened = Corpus(corpus)
-    kind = "file" if file else "top_k" if top_k else "full"
-    rule = LabelRule(
-        kind=kind,
-        k=top_k,
-        min_count=min_count,
-        counted_on=count_on.split(","),
-        source=str(file) if file else None,
-    )
+    try:
+        rule = LabelRule(
+            kind="file" if file else "top_k" if top_k else "full",
+            k=top_k,
+            min_count=min_count,
+            counted_on=[split.strip() for split in count_on.split(",")],
+            source=str(file) if file else None,
+        )
+    except ValidationError as error:
+        raise IcdtuneError(f"{first_problem(error)}. Leave one of the options out") from None
     space = choose_labels(opened, name, rule, "drop" if drop_empty else "keep")
-    path = save_labels(opened, space)
+    path = save_labels(opened, space, overwrite)
     if as_json:
         print_json({"path": str(path), "codes": len(space.codes)})
     else:
@@ -123,7 +129,8 @@ def describe(
 def check(
     corpus: Annotated[Path, typer.Argument(help="Corpus folder.")], as_json: Json = False
 ) -> None:
-    """Read every row, check it, and compare the hash with corpus.json."""
+    """Read every row, check it, and compare the hash with corpus.json; evidence and labels too."""
+    from icdtune.data.labels import read_labels
     from icdtune.data.schema import Corpus
     from icdtune.errors import IcdtuneError
 
@@ -134,6 +141,9 @@ def check(
             f"{corpus}: the rows are not those that corpus.json describes (hash {found[:12]}, not "
             f"{opened.info.hash[:12]}). Prepare the corpus again"
         )
+    opened.check_evidence()
+    for path in sorted((corpus / "labels").glob("*.json")):
+        read_labels(path, opened.info.code_systems)
     notes = sum(split.notes for split in opened.info.splits.values())
     if as_json:
         print_json({"ok": True, "notes": notes, "hash": found})

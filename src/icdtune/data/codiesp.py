@@ -161,7 +161,7 @@ def _gold(
         for line, (note_id, code) in _rows(path, 2):
             if note_id not in ids:
                 raise IcdtuneError(
-                    f"{path} line {line}: note {note_id} has no text. Unpack CodiEsp again"
+                    f"{path} line {line}: its note has no text file. Unpack CodiEsp again"
                 )
             name = _ROLES[kind][1]
             if get_system(name).canonical(code) is None and invalid_codes != "quarantine":
@@ -179,7 +179,7 @@ def _spans(source: Path, split: str, task: Kind) -> dict[str, list[Span]]:
     for group, (line, (note_id, label, code, _, places)) in enumerate(_rows(path, 5)):
         if label not in _LABELS:
             raise IcdtuneError(
-                f'{path} line {line}: label "{label}" is neither {" nor ".join(_LABELS)}. Correct it'
+                f"{path} line {line}: its label is neither {' nor '.join(_LABELS)}. Correct it"
             )
         if _LABELS[label] not in task:
             continue

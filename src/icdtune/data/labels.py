@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,12 @@ class LabelRule(BaseModel):
             raise ValueError('a "top_k" label space needs k >= 1')
         if self.kind == "file" and not self.source:
             raise ValueError('a "file" label space needs its source')
+        if self.kind != "top_k" and self.k is not None:
+            raise ValueError(f'k is for a "top_k" label space, not for "{self.kind}"')
+        if self.kind != "file" and self.source is not None:
+            raise ValueError(f'source is for a "file" label space, not for "{self.kind}"')
+        if self.kind == "file" and self.min_count != 1:
+            raise ValueError('a "file" label space takes its codes as they are, without min_count')
         return self
 
 
@@ -66,6 +73,11 @@ class LabelSpace(BaseModel):
     def index(self) -> dict[str, int]:
         """Code -> position."""
         return {code: i for i, code in enumerate(self.codes)}
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of the codes in their order."""
+        return hashlib.sha256("\n".join(self.codes).encode()).hexdigest()
 
     def restrict(self, codes: Sequence[str]) -> tuple[str, ...]:
         """The codes that belong to the space, in their order."""
@@ -162,10 +174,14 @@ def choose_labels(
     return LabelSpace(name=name, rule=rule, empty_notes=empty_notes, codes=codes)
 
 
-def save_labels(corpus: Corpus, space: LabelSpace) -> Path:
+def save_labels(corpus: Corpus, space: LabelSpace, overwrite: bool = False) -> Path:
     """Write labels/NAME.json into the corpus."""
     check_name(space.name, "label space")
+    if space.name == "full" and space.rule.kind != "full":
+        raise IcdtuneError('label space "full" is every code counted. Give this one another --name')
     path = corpus.path / "labels" / f"{space.name}.json"
+    if path.exists() and not overwrite and read_json(path) != space.model_dump():
+        raise IcdtuneError(f"{path} holds another label space. Choose another name or --overwrite")
     write_json(path, space.model_dump())
     return path
 
@@ -180,6 +196,11 @@ def load_labels(corpus: Corpus, name: str) -> LabelSpace:
         raise IcdtuneError(
             f"{path} does not exist. Make it with: icdtune labels {corpus.path} --help"
         )
+    return read_labels(path, corpus.info.code_systems)
+
+
+def read_labels(path: Path, code_systems: dict[str, str]) -> LabelSpace:
+    """Read a label space file; IcdtuneError names file and row."""
     try:
         space = LabelSpace.model_validate(read_json(path))
     except ValidationError as error:
@@ -187,8 +208,8 @@ def load_labels(corpus: Corpus, name: str) -> LabelSpace:
     if len(space.index) != len(space.codes):
         raise IcdtuneError(f'{path}: field "codes": a code stands twice. Remove one')
     for row, code in enumerate(space.codes):
-        if not is_canonical(code, corpus.info.code_systems):
-            raise malformed(f"{path} row {row}", code, corpus.info.code_systems)
+        if not is_canonical(code, code_systems):
+            raise malformed(f"{path} row {row}", code, code_systems)
     return space
 
 

@@ -63,6 +63,7 @@ class PredictionInfo(BaseModel):
     corpus_hash: str
     split: str
     label_space: str
+    label_space_hash: str | None = None
     seed: int
     versions: dict[str, str]
     seconds: float

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from icdtune.codes.systems import SYSTEMS, get_system
 from icdtune.data.parquet import check_schema, check_utf8, parquet_batches, read_parquet
-from icdtune.errors import IcdtuneError
+from icdtune.errors import IcdtuneError, shown
 from icdtune.files import read_json
 
 NOTE_SCHEMA = pa.schema(
@@ -157,13 +156,44 @@ class Corpus:
         return read_parquet(self._split_path(split), list(names))
 
     def evidence(self) -> Iterator[Span]:
-        """Stream the evidence spans; none where the corpus has no evidence.parquet."""
+        """Stream the evidence spans; none where the corpus has no evidence.parquet.
+
+        Raises IcdtuneError for a span that begins before the text or does not end after its start;
+        `check` compares spans with the notes.
+        """
         path = self.path / "evidence.parquet"
         if path.exists():
             check_schema(path, EVIDENCE_SCHEMA)
             for batch in parquet_batches(path):
                 columns = [batch[name].to_pylist() for name in EVIDENCE_SCHEMA.names]
-                yield from (Span(*row) for row in zip(*columns, strict=True))
+                for row in zip(*columns, strict=True):
+                    span = Span(*row)
+                    if not 0 <= span.start < span.end:
+                        raise IcdtuneError(
+                            f"{path}: evidence of note {span.note_id} at {span.start}-{span.end} is no "
+                            f"stretch of text. Correct the offsets"
+                        )
+                    yield span
+
+    def check_evidence(self) -> None:
+        """Compare every evidence span with its note; IcdtuneError names the first that does not fit."""
+        path = self.path / "evidence.parquet"
+        if not path.exists():
+            return
+        known = {
+            note.note_id: (len(note.text), frozenset(note.codes or ()))
+            for split in self.splits
+            for note in self.notes(split)
+        }
+        for row, span in enumerate(self.evidence()):
+            if span.note_id not in known:
+                raise IcdtuneError(f"{path} row {row}: its note is not in the corpus. Remove it")
+            length, codes = known[span.note_id]
+            if span.end > length or span.code not in codes:
+                raise IcdtuneError(
+                    f"{path} row {row}: note {span.note_id} has {length} characters and no such "
+                    f"evidence: offsets {span.start}-{span.end} or the code do not fit. Correct it"
+                )
 
     def row_hash(self) -> str:
         """Hash of the rows as they are on disk; equals `info.hash` unless a file was changed."""
@@ -273,10 +303,9 @@ def malformed(where: str, code: str | None, systems: dict[str, str]) -> IcdtuneE
     """The error for a code that is not canonical in any of the corpus's systems."""
     titles = " or ".join(get_system(name).title for name in systems.values())
     form = None if code is None else canonical_code(code, systems)
-    code = code if code is None or re.fullmatch(r"[\w.]{1,10}", code) else "(not shown: long)"
     hint = f' (canonical: "{form}")' if form else ""
     return IcdtuneError(
-        f'{where}: field "codes": "{code}" is not a canonical code of {titles}{hint}. '
+        f'{where}: field "codes": {shown(code or "")} is not a canonical code of {titles}{hint}. '
         f"Correct it, or set it aside with --invalid-codes quarantine when preparing"
     )
 
@@ -306,4 +335,9 @@ def first_problem(error: ValidationError) -> str:
     problem = error.errors(include_input=False, include_url=False)[0]
     where = ".".join(str(part) for part in problem["loc"])
     message = problem["msg"].removeprefix("Value error, ")
+    message = {
+        "extra_forbidden": "there is no such field",
+        "missing": "is missing",
+        "model_type": "is not a mapping of fields",
+    }.get(problem["type"], message)
     return f'field "{where}": {message}' if where else message

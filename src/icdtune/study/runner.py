@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import icdtune
-from icdtune.coders.base import load_coder, make_coder, run_coder, train_coder, versions
+from icdtune.coders.base import (
+    coder_source,
+    load_coder,
+    make_coder,
+    run_coder,
+    train_coder,
+    versions,
+)
 from icdtune.codes.build import source_version
 from icdtune.codes.tables import load_table
 from icdtune.data import SOURCES
@@ -120,6 +127,24 @@ def _done(mark: Path, expected: str) -> bool:
     return mark.exists() and read_json(mark) == {"fingerprint": expected}
 
 
+def _begin(mark: Path) -> None:
+    """Take a stage's mark away before its output is replaced."""
+    mark.unlink(missing_ok=True)
+
+
+def _files(path: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of every file of a folder: changes where one of them does."""
+    found = ((file, file.stat()) for file in sorted(path.rglob("*")) if file.is_file())
+    return [(str(file.relative_to(path)), s.st_size, s.st_mtime_ns) for file, s in found]
+
+
+def _given_corpus(study: Study, corpus: Corpus) -> list[tuple[str, int, int]]:
+    """The files of a corpus that the study did not make itself."""
+    if study.corpus.path is None:
+        return []
+    return [entry for entry in _files(corpus.path) if entry[0].endswith(".parquet")]
+
+
 def _corpus(study: Study, folder: Path, announce: Announce) -> Corpus:
     choice = study.corpus
     if choice.path is not None:
@@ -136,9 +161,13 @@ def _corpus(study: Study, folder: Path, announce: Announce) -> Corpus:
     options = check_options(prepare, choice.options, where, hidden=("out", "overwrite"))
     path, mark = folder / "corpus", folder / "corpus.stage.json"
     expected = fingerprint(
-        [icdtune.__version__, module.VERSION, source_version(), choice.prepare, choice.options]
+        [
+            [icdtune.__version__, module.VERSION, source_version(), choice.prepare, choice.options],
+            [_files(value) for value in options.values() if isinstance(value, Path)],
+        ]
     )
     if not (_done(mark, expected) and path.exists()):
+        _begin(mark)
         announce(f"prepare {choice.prepare}")
         prepare(path, **options, overwrite=True)
         write_json(mark, {"fingerprint": expected})
@@ -166,14 +195,17 @@ def _predict(study: Study, task: Task, run: Run, announce: Announce) -> Predicti
     settings = [
         versions(),
         task.corpus.info.hash,
+        _given_corpus(study, task.corpus),
         task.labels.model_dump(),
         run.choice.coder,
+        coder_source(run.choice.coder),
         run.choice.options,
         run.seed,
     ]
     trained = fingerprint(settings)
     mark = run.folder / "train.stage.json"
     if not (_done(mark, trained) and run.coder.exists()):
+        _begin(mark)
         announce(f"train {run.choice.name} (seed {run.seed})")
         choice = run.choice
         train_coder(choice.coder, task, run.coder, run.seed, choice.options, overwrite=True)
@@ -181,6 +213,7 @@ def _predict(study: Study, task: Task, run: Run, announce: Announce) -> Predicti
     predicted = fingerprint([trained, study.split])
     mark = run.folder / "predict.stage.json"
     if not (_done(mark, predicted) and (run.predictions / "predictions.parquet").exists()):
+        _begin(mark)
         announce(f"predict {run.choice.name} (seed {run.seed})")
         coder = load_coder(run.coder)
         run_coder(coder, run.choice.name, task, study.split, run.seed, run.predictions)
@@ -202,6 +235,7 @@ def _metrics(
     options = study.evaluation
     expected = fingerprint([marks, options.model_dump(exclude={"examples"}), list(METRICS)])
     if not (_done(mark, expected) and path.exists()):
+        _begin(mark)
         announce(f"evaluate {choice.name}")
         metrics = summarise(
             counts, task, study.split, len(runs), options.resamples, options.seed, options.level

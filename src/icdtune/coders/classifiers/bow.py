@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 Weights = npt.NDArray[np.float16]
 BATCH = 512
+MIN_DF = 2
 DUAL_LIMIT = 12_000
 """Notes up to which the dual (a notes x notes system) is solved directly."""
 
@@ -86,6 +87,11 @@ class BagOfWords:
         self._vectorizers = [
             _vectorizer(analyzer, limit) for analyzer, limit in self._limits.items() if limit
         ]
+        if len(train) < MIN_DF:
+            raise IcdtuneError(
+                f"{task.corpus.path}: {len(train)} training notes are too few: a word counts as a "
+                f"feature from {MIN_DF} notes on. Give more"
+            )
         features = self._features([note.text for note in train], fit=True)
         gold, _ = self._indicators(train)
         self._mean = gold.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -135,6 +141,9 @@ class BagOfWords:
         coder._codes, coder._threshold = settings["codes"], settings["threshold"]
         coder._chosen = settings["chosen"]
         coder._weights, coder._mean = arrays["weights"], arrays["mean"]
+        width = sum(len(words) for words in settings["vocabularies"].values())
+        if coder._weights.shape != (width, len(coder._codes)):
+            raise IcdtuneError(f"{folder}: bow.json and bow.safetensors do not belong together")
         for analyzer, words in settings["vocabularies"].items():
             vectorizer = _vectorizer(analyzer, len(words), vocabulary=words)
             vectorizer.idf_ = arrays[f"idf_{analyzer}"]
@@ -172,7 +181,9 @@ class BagOfWords:
         kernel = _products(val.features, features)
         best, best_dual = -1.0, np.zeros_like(target)
         for alpha in track(self._alphas, "Fit", len(self._alphas)):
-            factor = cho_factor(gram + alpha * np.eye(len(gram)), lower=True, overwrite_a=True)
+            ridge = gram.copy()
+            ridge.flat[:: len(gram) + 1] += alpha
+            factor = cho_factor(ridge, lower=True, overwrite_a=True)
             dual = cho_solve(factor, target.astype(np.float64)).astype(np.float32)
             _, f1 = best_threshold(kernel @ dual + self._mean, val.gold, val.missed)
             if f1 > best:
@@ -222,7 +233,7 @@ def _vectorizer(analyzer: str, limit: int, vocabulary: list[str] | None = None) 
     return TfidfVectorizer(
         analyzer=analyzer,
         ngram_range=(1, 1) if analyzer == "word" else (3, 5),
-        min_df=2,
+        min_df=MIN_DF,
         max_features=limit,
         sublinear_tf=True,
         strip_accents="unicode",

@@ -27,7 +27,7 @@ from icdtune.data.writer import CorpusWriter
 from icdtune.errors import IcdtuneError
 from icdtune.progress import track
 
-VERSION = 1
+VERSION = 2
 CONCEPTS = 700
 HELD_OUT_SPLITS = frozenset({"test"})
 

@@ -7,7 +7,8 @@ it; a combination is a coding rule by which several entries become one code. The
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -29,6 +30,8 @@ SYNONYMS = {
     "left": ("left", "L", "lt"),
     "bilateral": ("bilateral", "b/l"),
 }
+MANIFESTATIONS = ("R65.", "D63.", "F02.", "J91.", "R18.0")
+"""Beginnings of codes whose coding notes say that another code comes first."""
 ADMISSION_NEEDS = frozenset({"pregnancy"})
 """Needs that an admission fulfils, not another entry."""
 
@@ -100,6 +103,7 @@ class _RawFile(BaseModel):
 
     entries: list[_RawEntry]
     combinations: list[_RawRule] = []
+    only_with: dict[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +133,7 @@ class Entry:
         group: at most one entry of a group stands in an admission.
         needs: names of which one must be there already.
         sex, age: whom it befalls.
+        conditions: form -> name that must be present too, because the form states it as well.
     """
 
     id: str
@@ -148,6 +153,13 @@ class Entry:
     needs: frozenset[str]
     sex: str | None
     age: tuple[int, int]
+    conditions: Mapping[str, str]
+
+    def fitting(self, forms: Sequence[str], present: AbstractSet[str]) -> Sequence[str]:
+        """Those of the forms that state nothing beyond what is present."""
+        if not self.conditions:
+            return forms
+        return [f for f in forms if self.conditions.get(f, self.id) in present | {self.id}]
 
     def surfaces(self, held_out: bool) -> tuple[str, ...]:
         """Every way to name it."""
@@ -175,7 +187,9 @@ class Lexicon:
     def code(self, present: Sequence[Entry]) -> dict[str, tuple[Entry, ...]]:
         """Codes of the entries that are present, each with the entries that give rise to it.
 
-        Every entry gives its code; then each rule whose names are all present drops and adds.
+        Every entry gives its code; then each rule whose names are all present drops and adds. An
+        added code stands before those of the entries behind it (I11.0 before I50.-); manifestations
+        that the coding notes put behind their cause stand last.
         """
         names: set[str] = set()
         for entry in present:
@@ -185,13 +199,17 @@ class Lexicon:
             codes[entry.code] = (*codes.get(entry.code, ()), entry)
         for rule in self.combinations:
             if rule.all <= names and not (rule.unless & names):
-                for code in rule.drop:
+                causes = tuple(entry for entry in present if entry.names & rule.all)
+                added = {code: causes for code in rule.add if code not in codes}
+                if added:
+                    first = {entry.code for entry in causes}
+                    at = next((i for i, c in enumerate(codes) if c in first), len(codes))
+                    items = list(codes.items())
+                    codes = dict([*items[:at], *added.items(), *items[at:]])
+                for code in set(rule.drop) - added.keys():
                     codes.pop(code, None)
-                if rule.add:
-                    causes = tuple(entry for entry in present if entry.names & rule.all)
-                    for code in rule.add:
-                        codes.setdefault(code, causes)
-        return codes
+        last = [code for code in codes if code.startswith(MANIFESTATIONS)]
+        return {c: codes[c] for c in [*(c for c in codes if c not in last), *last]}
 
     def check(self) -> list[str]:
         """Problems that make surfaces ambiguous or let a held-out form slip into training text."""
@@ -224,6 +242,7 @@ def load_lexicon(directory: Path, ignored_terms: Sequence[str] = ()) -> Lexicon:
     """
     raw: list[_RawEntry] = []
     rules: list[_RawRule] = []
+    conditions: dict[str, str] = {}
     paths = sorted(directory.glob("*.yaml"))
     if not paths:
         raise IcdtuneError(f"{directory} holds no .yaml files. See docs/synthetic.md")
@@ -239,6 +258,7 @@ def load_lexicon(directory: Path, ignored_terms: Sequence[str] = ()) -> Lexicon:
             origin[entry.id] = path
             raw.append(entry)
         rules.extend(content.combinations)
+        conditions |= content.only_with
     expanded = [(entry, variant) for entry in raw for variant in entry.variants or {"": ""}]
     expanded.sort(key=lambda pair: (-pair[0].tier, place[pair[0].id], pair[0].id, pair[1]))
     reserved = {
@@ -246,9 +266,14 @@ def load_lexicon(directory: Path, ignored_terms: Sequence[str] = ()) -> Lexicon:
     }
     reserved |= {tokens(term) for term in ignored_terms}
     entries = [
-        _entry(entry, variant, rank, reserved, origin[entry.id])
+        _entry(entry, variant, rank, reserved, origin[entry.id], conditions)
         for rank, (entry, variant) in enumerate(expanded)
     ]
+    unused = conditions.keys() - {form for item in entries for form in item.conditions}
+    if unused:
+        raise IcdtuneError(
+            f'{directory}: field "only_with": "{min(unused)}" is no form or held-out form. Correct it'
+        )
     by_code: dict[str, str] = {}
     for item in entries:
         if by_code.setdefault(item.code, item.id) != item.id:
@@ -258,7 +283,7 @@ def load_lexicon(directory: Path, ignored_terms: Sequence[str] = ()) -> Lexicon:
             )
     known = frozenset(name for item in entries for name in item.names) | ADMISSION_NEEDS
     for item in entries:
-        for name in (*item.companions, *item.needs):
+        for name in (*item.companions, *item.needs, *item.conditions.values()):
             if name not in known:
                 raise IcdtuneError(
                     f'{origin[item.id.split(".")[0]]}: entry "{item.id}" names "{name}", which is no '
@@ -288,7 +313,12 @@ def _fill(forms: Sequence[str], variant: str) -> Iterator[str]:
 
 
 def _entry(
-    raw: _RawEntry, variant: str, rank: int, reserved: set[tuple[str, ...]], path: Path
+    raw: _RawEntry,
+    variant: str,
+    rank: int,
+    reserved: set[tuple[str, ...]],
+    path: Path,
+    conditions: Mapping[str, str],
 ) -> Entry:
     code = raw.variants[variant] if variant else str(raw.code)
     table = _table(code)
@@ -323,6 +353,7 @@ def _entry(
         frozenset(raw.needs),
         raw.sex,
         raw.age,
+        {form: conditions[form] for form in (*raw.forms, *raw.held_out) if form in conditions},
     )
 
 

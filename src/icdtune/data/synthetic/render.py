@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Literal
 
+from icdtune.codes.matching import tokens
 from icdtune.data.synthetic.lexicon import Entry, Implied
 from icdtune.data.synthetic.patients import Admission
 from icdtune.data.synthetic.templates import Person, Template, Templates
@@ -68,6 +70,14 @@ HEADINGS = (
 LISTS = frozenset(
     {"history", "medications", "discharge_medications", "diagnoses", "procedures", "labs"}
 )
+CAPITALISED = 0.9
+SOCIAL = 3
+COMMON = frozenset(
+    ("a", "an", "and", "at", "by", "for", "from", "in", "is", "no", "not", "of", "on", "or", "per")
+    + ("the", "to", "with", "without", "was", "were", "mg", "daily", "day", "days", "left", "right")
+    + ("normal", "new", "mild", "small", "large", "x2", "show", "shows", "showed")
+)
+"""Words that say nothing about what was measured."""
 PAST = ("istory of", "h/o", "Hx of", "hx of")
 
 
@@ -108,7 +118,7 @@ def render(
         titles: official title of each code.
         rng: source of all choices.
     """
-    note = _Note(admission.person, templates, PROFILES[profile], held_out, rng)
+    note = _Note(admission, templates, PROFILES[profile], held_out, rng)
     for position, entry in enumerate(admission.present):
         note.state(entry, principal=position == 0)
     note.distract(admission.absent)
@@ -120,13 +130,20 @@ def render(
 class _Note:
     def __init__(
         self,
-        person: Person,
+        admission: Admission,
         templates: Templates,
         shape: Shape,
         held_out: bool,
         rng: random.Random,
     ) -> None:
-        self._person = person
+        self._person: Person = admission.person
+        self._names = {name for entry in admission.present for name in entry.names}
+        self._silenced = [
+            pattern
+            for pattern, codes in templates.contradictions
+            if any(entry.code.startswith(codes) for entry in admission.present)
+        ]
+        self._measured: set[str] = set()
         self._templates = templates
         self._shape = shape
         self._held_out = held_out
@@ -160,7 +177,7 @@ class _Note:
                 cue, "course"
             )
             template = self._rng.choice(self._templates.distractors[cue])
-            self._add(section, template, self._surface(entry))
+            self._add(section, template, self._surface(entry, title=0.08, present=frozenset()))
 
     def list_diagnoses(self, admission: Admission, titles: dict[str, str]) -> None:
         """Print some of the codes: at most half of them by their official title."""
@@ -185,8 +202,9 @@ class _Note:
             self._add(section, self._rng.choice(self._templates.lookalikes[section]))
         budget = self._shape.words * self._rng.uniform(0.9, 1.1)
         for section in ("disposition", "allergies"):
-            if self._words < budget:
-                self._add(section, self._rng.choice(self._templates.filler[section]))
+            template = self._rng.choice(self._templates.filler[section])
+            if self._words < budget and self._agrees(section, template):
+                self._add(section, template)
         names = [name for name, _ in FILLER_SECTIONS]
         weights = [weight for _, weight in FILLER_SECTIONS]
         used: dict[str, set[Template]] = {}
@@ -198,10 +216,22 @@ class _Note:
             if template in seen and len(seen) < len(pool):
                 continue
             seen.add(template)
+            if section == "social" and len(seen) > SOCIAL:
+                continue
+            if not self._agrees(section, template):
+                continue
             target = section
             if section == "medications" and self._rng.random() < 0.5:
                 target = "discharge_medications"
             self._add(target, template)
+
+    def _agrees(self, section: str, template: Template) -> bool:
+        """Whether a filler contradicts nothing: no topic of a present code, no measured quantity."""
+        if any(pattern.search(template.text) for pattern in self._silenced):
+            return False
+        if section not in ("labs", "exam", "imaging"):
+            return True
+        return not (set(tokens(template.text)) - COMMON) & self._measured
 
     def assemble(self, truth: dict[str, tuple[Entry, ...]]) -> Rendered:
         """Join the sections and turn line offsets into note offsets."""
@@ -266,13 +296,19 @@ class _Note:
         self._add(section, template, self._surface(entry), entry=entry)
 
     def _imply(self, implied: Implied, entry: Entry) -> None:
+        self._measured |= set(tokens(implied.template.text)) - COMMON
         text, _, _ = implied.template.render(self._person, self._rng)
         if implied.section in ("exam", "imaging", "course"):
             text = text[0].upper() + text[1:] + "."
         self._append(implied.section, Line(text, 0, len(text), entry))
 
-    def _surface(self, entry: Entry, title: float = 0.12) -> str:
-        """A way to name the entry: mostly clinicians' forms, the official title by that chance."""
+    def _surface(
+        self, entry: Entry, title: float = 0.12, present: AbstractSet[str] | None = None
+    ) -> str:
+        """A way to name the entry: mostly clinicians' forms, the official title by that chance.
+
+        A form that states a second condition is used only where that one is present.
+        """
         if not entry.forms or self._rng.random() < title:
             return _lower_first(entry.title)
         roll = self._rng.random()
@@ -281,7 +317,8 @@ class _Note:
         if roll > 1 - MISSPELLED and entry.misspelled:
             return self._rng.choice(entry.misspelled)
         forms = entry.forms + entry.held_out if self._held_out else entry.forms
-        return self._rng.choice(forms)
+        fitting = entry.fitting(forms, self._names if present is None else present)
+        return self._rng.choice(fitting) if fitting else _lower_first(entry.title)
 
     def _cue(self, entry: Entry) -> str | None:
         cues = {
@@ -302,6 +339,8 @@ class _Note:
         code: str | None = None,
     ) -> None:
         text, start, end = template.render(self._person, self._rng, mention)
+        if section not in LISTS and self._rng.random() < CAPITALISED:
+            text = text[:1].upper() + text[1:]
         self._append(section, Line(text, start, end, entry, code))
 
     def _append(self, section: str, line: Line) -> None:

@@ -146,6 +146,7 @@ class _RawTemplates(BaseModel):
     filler: dict[str, list[str]]
     lookalikes: dict[str, list[str]]
     ignored_inclusion_terms: list[str] = []
+    contradictions: dict[str, list[str]] = {}
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,7 @@ class Templates:
         distractors: cue -> templates in which {x} must not be coded.
         filler, lookalikes: section -> templates that code nothing.
         ignored_terms: inclusion terms of the code tables that cannot stand in a note.
+        contradictions: (pattern of filler, beginnings of codes beside which it cannot stand).
     """
 
     mentions: dict[str, dict[str, tuple[Template, ...]]]
@@ -164,6 +166,7 @@ class Templates:
     filler: dict[str, tuple[Template, ...]]
     lookalikes: dict[str, tuple[Template, ...]]
     ignored_terms: tuple[str, ...]
+    contradictions: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...]
 
 
 def load_templates(path: Path) -> Templates:
@@ -200,4 +203,8 @@ def load_templates(path: Path) -> Templates:
         group("filler", False),
         group("lookalikes", False),
         tuple(raw.ignored_inclusion_terms),
+        tuple(
+            (re.compile(pattern, re.IGNORECASE), tuple(codes))
+            for pattern, codes in raw.contradictions.items()
+        ),
     )
