@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from icdtune.cli.output import print_json, print_table, read_options, with_interval
+from icdtune.cli.output import difference, print_json, print_table, read_options, with_interval
 
 if TYPE_CHECKING:
     from icdtune.data.predictions import PredictionInfo
@@ -196,12 +196,8 @@ def _print_metrics(metrics: dict[str, Any], against: Path | None) -> None:
     print_table("F1 by training frequency", columns, bins)
     if against is not None:
         tests = [
-            (
-                name,
-                f"{t['difference'] * 100:+.1f} [{t['low'] * 100:+.1f}, {t['high'] * 100:+.1f}]",
-                f"{t['p']:.4f}",
-            )
-            for name, t in metrics["against"].items()
+            (name, difference(test), f"{test['p']:.4f}")
+            for name, test in metrics["against"].items()
         ]
         print_table(f"Minus {against} (paired)", ["metric", "difference#", "p#"], tests)
 

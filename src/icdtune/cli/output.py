@@ -43,6 +43,12 @@ def with_interval(entry: dict[str, float] | None, scale: float = 100) -> str:
     return text
 
 
+def difference(test: dict[str, float]) -> str:
+    """A paired difference in percent points with its interval: "+21.8 [+20.3, +23.2]"."""
+    value, low, high = (test[name] * 100 for name in ("difference", "low", "high"))
+    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
 def read_options(pairs: Sequence[str]) -> dict[str, Any]:
     """`key=value` pairs as a dictionary; values are read as YAML."""
     import yaml

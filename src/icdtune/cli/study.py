@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from icdtune.cli.output import print_json, print_table, with_interval
+from icdtune.cli.output import difference, print_json, print_table, with_interval
 
 Json = Annotated[bool, typer.Option("--json", help="Print results as JSON.")]
 
@@ -97,9 +97,8 @@ def print_results(results: dict[str, Any]) -> None:
         [
             f"{pair['second']} - {pair['first']}",
             *(
-                f"{t['difference'] * 100:+.1f} [{t['low'] * 100:+.1f}, {t['high'] * 100:+.1f}] "
-                f"p={t['p']:.3f}"
-                for t in (pair["metrics"]["micro_f1"], pair["metrics"]["macro_f1"])
+                f"{difference(test)} p={test['p']:.3f}"
+                for test in (pair["metrics"]["micro_f1"], pair["metrics"]["macro_f1"])
             ),
         ]
         for pair in results["comparisons"]

@@ -210,9 +210,12 @@ def ensure_tables() -> Path:
         with waiting("Building the code tables (once per edition, about 10 s)"):
             try:
                 build_tables(directory)
-            except IcdtuneError:  # another process was faster: its tables are the same
-                if not (directory / "icd10_to_icd9.arrow").exists():
-                    raise
+            except (IcdtuneError, OSError) as error:
+                if not (directory / "icd10_to_icd9.arrow").exists():  # else another was faster
+                    raise IcdtuneError(
+                        f"the code tables cannot be kept in {directory} ({type(error).__name__}). Set "
+                        f"ICDTUNE_CACHE to a folder that can be written"
+                    ) from error
     return directory
 
 

@@ -26,7 +26,7 @@ from icdtune.codes.systems import get_system
 from icdtune.data.schema import Note, Span, malformed
 from icdtune.data.writer import CorpusWriter, InvalidCodes
 from icdtune.errors import IcdtuneError
-from icdtune.files import atomic_directory
+from icdtune.files import atomic_directory, read_text
 from icdtune.progress import track
 
 Language = Literal["en", "es"]
@@ -103,7 +103,7 @@ def prepare(
                 writer.filters["empty_evidence_pieces_dropped"] += empty
             for note_id in track(ids, f"CodiEsp {published}"):
                 path = _text_folder(source, published, language) / f"{note_id}.txt"
-                text = _read_text(path)
+                text = read_text(path)
                 codes = None if gold is None else tuple(gold.get(note_id, ()))
                 split = "val" if note_id in val else published
                 note = Note(note_id, note_id, text, codes)
@@ -138,13 +138,6 @@ def _note_ids(source: Path, split: str, language: Language) -> list[str]:
 
 def _validation(ids: list[str]) -> set[str]:
     return set(random.Random(VAL_SEED).sample(ids, min(VAL_NOTES, len(ids) // 5)))
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise IcdtuneError(f"{path} is not UTF-8. Unpack CodiEsp again") from None
 
 
 def _gold(
@@ -201,7 +194,7 @@ def _canonical(code: str, system: str) -> str:
 
 def _rows(path: Path, fields: int) -> Iterator[tuple[int, list[str]]]:
     reader = csv.reader(
-        io.StringIO(_read_text(path), newline=""), delimiter="\t", quoting=csv.QUOTE_NONE
+        io.StringIO(read_text(path), newline=""), delimiter="\t", quoting=csv.QUOTE_NONE
     )
     for row in reader:
         if not row:
