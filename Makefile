@@ -4,16 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint slow-test format codiesp bench clean
+.PHONY: demo test lint format codiesp bench clean
 
 demo: $(VENV)/.base
 	$(BIN)/icdtune demo --out runs
 
 test: lint
-	$(BIN)/pytest -n 2 -m "not slow"
-
-slow-test: $(VENV)/.dev
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -n 2
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -28,11 +25,11 @@ format: $(VENV)/.dev
 codiesp: $(VENV)/.base
 	$(BIN)/icdtune study examples/codiesp.yaml --out runs
 
-# Speed and memory of each room; results go to benchmarks/results/.
+# Speed and memory of each room; figures that docs quote are kept in benchmarks/results/.
 bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/evaluate.py
+	$(BIN)/python benchmarks/evaluate.py > benchmarks/results/evaluate.json
 	$(BIN)/python benchmarks/synthetic.py --out benchmarks/results/synthetic.json
-	$(BIN)/python benchmarks/study.py
+	$(BIN)/python benchmarks/study.py --out benchmarks/results/study.json
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -374,3 +374,13 @@ def test_a_split_takes_no_other_files_name(tmp_path, name):
     ):
         writer.add(name, Note("n", "p", "text", ()))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_published_split_may_share_subjects_and_counts_them(tmp_path):
+    systems = {"diagnosis": "icd10cm"}
+    settings = {"name": "t", "code_systems": systems, "source": "test", "options": {}}
+    with CorpusWriter(tmp_path / "c", **settings, protected=False, published_split=True) as writer:
+        for number, split in enumerate(("train", "val", "test")):
+            writer.add(split, Note(f"n{number}", "p", "text", ()))
+        writer.add("test", Note("n9", "q", "text", ()))
+    assert Corpus(tmp_path / "c").info.waivers == {"subjects_in_two_splits": 1}

@@ -39,7 +39,8 @@ class CorpusWriter:
 
     Codes are canonicalised. A malformed code is refused unless `invalid_codes` is "quarantine"; a
     well-formed code that the tables do not hold is kept ("keep"), set aside in `quarantine.parquet`
-    ("quarantine") or refused ("refuse"). Every code's standing is counted in corpus.json.
+    ("quarantine") or refused ("refuse"). Every code's standing is counted in corpus.json. A subject in
+    two splits is refused, unless the split is a published one: then it is counted as a waiver.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class CorpusWriter:
         license: str = "other",
         description: str = "",
         invalid_codes: InvalidCodes = "keep",
+        published_split: bool = False,
         overwrite: bool = False,
     ) -> None:
         self.path = path
@@ -66,6 +68,8 @@ class CorpusWriter:
         self._license = license
         self._description = description
         self._invalid_codes = invalid_codes
+        self._published_split = published_split
+        self._shared: set[str] = set()
         self._hash = RowHash()
         self._owner: dict[str, str] = {}
         self._ids: set[str] = set()
@@ -123,7 +127,9 @@ class CorpusWriter:
         if note.note_id in self._ids:
             raise IcdtuneError(f'{where}: field "note_id": {note.note_id} stands twice')
         owner = self._owner.setdefault(note.subject_id, split)
-        if owner != split:
+        if owner != split and self._published_split:
+            self._shared.add(note.subject_id)
+        elif owner != split:
             raise IcdtuneError(
                 f'{where}: field "subject_id": subject {note.subject_id} is in splits '
                 f'"{owner}" and "{split}". Split by subject'
@@ -207,6 +213,7 @@ class CorpusWriter:
             options=self._options,
             filters=dict(self.filters),
             standing={role: dict(sorted(c.items())) for role, c in self._standing.items()},
+            waivers={"subjects_in_two_splits": len(self._shared)} if self._shared else {},
             splits=infos,
             hash=self._hash.hexdigest(),
             protected=self._protected,
