@@ -8,7 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("here", deadline=None)  # no timed tests
+hypothesis.settings.load_profile("here")
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("ICDTUNE_SHARED", ROOT.parent / "shared"))

@@ -183,7 +183,15 @@ def test_light_and_dark_differ_and_charts_follow_a_change(
     label = "getComputedStyle(document.querySelector('#ladder .ytick text')).fill"
     light = [page.evaluate(what) for what in (background, mark, label)]
     page.emulate_media(color_scheme="dark")
-    page.wait_for_function(f"{mark} !== '{light[1]}'")
+    page.wait_for_function(  # a chart that is being drawn again has no marks for a moment
+        """light => {
+            const mark = document.querySelector('#ladder .point');
+            const label = document.querySelector('#ladder .ytick text');
+            return mark && label && getComputedStyle(mark).fill !== light[1]
+                && getComputedStyle(label).fill !== light[2];
+        }""",
+        arg=light,
+    )
     dark = [page.evaluate(what) for what in (background, mark, label)]
     assert all(a != b for a, b in zip(light, dark, strict=True))
 
@@ -191,8 +199,14 @@ def test_light_and_dark_differ_and_charts_follow_a_change(
 def test_a_narrow_page_draws_narrow_charts(open_report: Open, results: dict[str, Any]) -> None:
     page = open_report(results)
     page.set_viewport_size({"width": 390, "height": 800})
-    page.wait_for_function("document.querySelector('#bins .main-svg').clientWidth < 390")
-    assert points(page, "bins") == 2 * len(CODERS) * 3
+    page.wait_for_function(
+        """expected => {
+            const drawn = document.querySelector('#bins .main-svg');
+            const marks = document.querySelectorAll('#bins .scatterlayer .point');
+            return drawn && drawn.clientWidth < 390 && marks.length === expected;
+        }""",
+        arg=2 * len(CODERS) * 3,
+    )
 
 
 def test_printing_is_light_and_shows_every_comparison_and_note(
