@@ -80,7 +80,8 @@ def score(task: Task, name: str) -> dict[str, float]:
         )
     else:
         coder = make_coder(name, {})
-        coder.fit(task, 1)
+        with tempfile.TemporaryDirectory() as work:
+            coder.fit(task, 1, Path(work))
         predictions = coder.predict(task.notes("test"))
     metrics = evaluate(task, "test", [predictions])["metrics"]
     micro = {key: round(value, 4) for key, value in metrics["micro_f1"].items()}

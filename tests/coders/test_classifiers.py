@@ -77,7 +77,7 @@ def test_the_dictionary_finds_titles_and_inclusion_terms_and_learns_which_are_ri
         ("val", Note("d", "d", "High blood pressure; fever, unspecified.", ("I10",))),
     ]
     coder = Dictionary()
-    coder.fit(task_of(tmp_path / "c", notes), 1)
+    coder.fit(task_of(tmp_path / "c", notes), 1, tmp_path)
     (row,) = coder.predict([Note("x", "x", "FEVER, UNSPECIFIED with high  blood pressure", None)])
     assert row.codes == ("I10",)
     assert row.ranked_codes == ("I10", "R50.9")
@@ -93,7 +93,7 @@ def test_the_dictionary_learns_discontinuous_mentions_from_evidence(tmp_path: Pa
     note = Note("x", "x", "Ingresa por rotura bazo.", None)
     learned, plain = Dictionary(evidence=True), Dictionary()
     for coder in (learned, plain):
-        coder.fit(task, 1)
+        coder.fit(task, 1, tmp_path)
     assert next(iter(learned.predict([note]))).codes == ("S36.09XA",)
     assert next(iter(plain.predict([note]))).codes == ()
 
@@ -106,7 +106,7 @@ def test_bag_of_words_separates_what_words_separate(tmp_path: Path) -> None:
         split = "train" if i < 45 else "val"
         notes.append((split, Note(f"n{i}", f"p{i}", f"Patient {i}: {topics[code]}.", (code,))))
     coder = BagOfWords()
-    coder.fit(task_of(tmp_path / "c", notes), 1)
+    coder.fit(task_of(tmp_path / "c", notes), 1, tmp_path)
     for code, words in topics.items():
         (row,) = coder.predict([Note("x", "x", f"New patient: {words}.", None)])
         assert row.codes == (code,)
@@ -124,9 +124,9 @@ def test_dual_and_primal_solutions_agree(tmp_path: Path, monkeypatch: pytest.Mon
         notes.append(("train" if i < 60 else "val", Note(f"n{i}", f"p{i}", text, codes)))
     task = task_of(tmp_path / "c", notes)
     dual, primal = BagOfWords(characters=0), BagOfWords(characters=0)
-    dual.fit(task, 1)
+    dual.fit(task, 1, tmp_path)
     monkeypatch.setattr(bow, "DUAL_LIMIT", 10)
-    primal.fit(task, 1)
+    primal.fit(task, 1, tmp_path)
     pairs = zip(dual.predict(task.notes("val")), primal.predict(task.notes("val")), strict=True)
     for one, two in pairs:
         assert one.ranked_codes == two.ranked_codes

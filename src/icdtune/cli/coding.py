@@ -19,7 +19,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def register(app: typer.Typer) -> None:
     """Add this room's commands."""
     app.command(
-        epilog="Example: icdtune train bow --corpus corpora/syn --labels full --out runs/bow"
+        epilog="Examples: icdtune train bow --corpus corpora/syn --out coders/bow | "
+        "icdtune train sft --model tiny --corpus corpora/syn --out coders/sft | "
+        "icdtune train grpo --start coders/sft --corpus corpora/syn --out coders/grpo | "
+        "icdtune train phi --start coders/sft --corpus corpora/syn --out coders/phi"
     )(train)
     app.command(
         epilog="Examples: icdtune predict --coder runs/bow --corpus corpora/syn --split test "
@@ -37,21 +40,36 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of the trained coder.")],
     labels: Annotated[str, typer.Option(help="Label space of the corpus.")] = "full",
     seed: Annotated[int, typer.Option(help="Seed.")] = 1,
+    model: Annotated[
+        str | None, typer.Option(help="Base model: tiny, smollm2-135m, a folder or a hub id.")
+    ] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="Coder folder that grpo and phi start from.")
+    ] = None,
     option: Annotated[
         list[str] | None, typer.Option("--option", "-o", help="Coder option, key=value.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
 ) -> None:
-    """Train a coder on "train", tuned on "val"; leaves a folder for predict."""
+    """Train a coder on "train", tuned on "val"; leaves a folder for predict.
+
+    An interrupted training goes on from its last checkpoint when the same command is run again.
+    Options of each coder: docs/coders.md and docs/posttrain.md.
+    """
     from icdtune.coders.base import train_coder
     from icdtune.data.labels import Task, load_labels
     from icdtune.data.schema import Corpus
     from icdtune.files import refuse_existing
 
     refuse_existing(out, overwrite, "coder.json")
+    options = read_options(option or [])
+    if model is not None:
+        options["model"] = model
+    if start is not None:
+        options["start"] = str(start)
     opened = Corpus(corpus)
     task = Task(opened, load_labels(opened, labels))
-    train_coder(coder, task, out, seed, read_options(option or []), overwrite)
+    train_coder(coder, task, out, seed, options, overwrite)
     typer.echo(f"{out}: {coder}, {len(task.labels.codes):,} codes")
 
 

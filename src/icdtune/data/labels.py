@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -90,6 +90,8 @@ class Task:
 
     corpus: Corpus
     labels: LabelSpace
+    only: frozenset[str] | None = None
+    """Ids of the notes that are looked at; None is all."""
 
     def notes(self, split: str, gold: bool = True) -> Iterator[Note]:
         """Stream a split with its codes restricted to the label space.
@@ -98,6 +100,8 @@ class Task:
         is an IcdtuneError; without, its codes stay None.
         """
         for note in self.corpus.notes(split):
+            if self.only is not None and note.note_id not in self.only:
+                continue
             if note.codes is None:
                 if gold:
                     raise self._unlabelled(split, note.note_id)
@@ -115,6 +119,8 @@ class Task:
         gold: list[tuple[str, ...]] = []
         rows = zip(*(table[name].to_pylist() for name in table.column_names), strict=True)
         for note_id, subject_id, codes in rows:
+            if self.only is not None and note_id not in self.only:
+                continue
             if codes is None:
                 raise self._unlabelled(split, note_id)
             kept = self.labels.restrict(codes)
@@ -123,6 +129,13 @@ class Task:
                 subjects.append(subject_id)
                 gold.append(kept)
         return ids, subjects, gold
+
+    def sample(self, split: str, count: int) -> Task:
+        """The task on a fixed subset of a split: `count` notes spread evenly over its order."""
+        ids = self.gold(split)[0]
+        step = max(1.0, len(ids) / count)
+        chosen = frozenset(ids[int(i * step)] for i in range(min(count, len(ids))))
+        return replace(self, only=chosen)
 
     def _unlabelled(self, split: str, note_id: str) -> IcdtuneError:
         return IcdtuneError(

@@ -11,7 +11,7 @@ from icdtune.data.labels import Task
 from icdtune.data.predictions import Predictions
 from icdtune.evaluation.counts import Bools, Counts, average, count
 from icdtune.evaluation.intervals import bootstrap
-from icdtune.evaluation.metrics import METRICS, Metric, macro_f1_present, micro_f1, ratio
+from icdtune.evaluation.metrics import METRICS, Metric, macro_f1_present, micro_f1, on_codes, ratio
 from icdtune.evaluation.slices import frequency_masks
 from icdtune.progress import track
 
@@ -51,8 +51,8 @@ def summarise(
     functions: dict[str, Metric] = dict(METRICS)
     for name, mask in masks.items():
         if mask.any():
-            functions[f"{name} micro_f1"] = _on(mask, micro_f1)
-            functions[f"{name} macro_f1"] = _on(mask, macro_f1_present)
+            functions[f"{name} micro_f1"] = on_codes(mask, micro_f1)
+            functions[f"{name} macro_f1"] = on_codes(mask, macro_f1_present)
     values = bootstrap(counts, functions, resamples, seed, level, track)
     return {
         "corpus": task.corpus.info.name,
@@ -87,10 +87,6 @@ def per_code(counts: Counts, frequencies: Mapping[str, int]) -> dict[str, list[A
         "true_positive": [round(float(x), 4) for x in tp[rows]],
         "f1": [round(float(x), 6) for x in f1[rows]],
     }
-
-
-def _on(mask: Bools, function: Metric) -> Metric:
-    return lambda totals: function(totals.select(mask))
 
 
 def _by_frequency(

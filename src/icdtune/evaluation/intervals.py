@@ -11,14 +11,14 @@ bias, Efron and Tibshirani 1993, section 10.3, taken off every resample).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from icdtune.evaluation.counts import Counts, Floats, Totals, align_columns
-from icdtune.evaluation.metrics import METRICS, SIZES, Metric, whole
+from icdtune.evaluation.counts import Bools, Counts, Floats, Totals, align_columns
+from icdtune.evaluation.metrics import METRICS, SIZES, Metric, macro_f1_present, on_codes, whole
 
 BATCH = 50
 PAIRED = ("micro_f1", "macro_f1", "macro_f1_present", "sample_f1", "exact_match", "map")
@@ -97,6 +97,7 @@ def compare(
     seed: int = 0,
     level: float = 0.95,
     names: tuple[str, ...] = PAIRED,
+    slices: Callable[[Counts], Mapping[str, Bools]] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Paired differences, second minus first, over the same subjects.
 
@@ -104,14 +105,20 @@ def compare(
     an approximate randomisation test that swaps the two coders' answers subject by subject (Noreen
     1989), two-sided, (1 + extreme) / (1 + resamples).
 
+    Args:
+        slices: gives masks of codes by name, whose macro-F1 ("NAME macro_f1") is compared as well.
+
     Returns:
         metric -> {"first", "second", "difference", "low", "high", "p"}.
     """
     first, second = align_columns([first, second])
-    functions = {name: METRICS[name] for name in names}
+    functions: dict[str, Metric] = {name: METRICS[name] for name in names}
+    for name, mask in (slices(first) if slices else {}).items():
+        if mask.any():
+            functions[f"{name} macro_f1"] = on_codes(mask, macro_f1_present)
     one, two = whole(first), whole(second)
     result: dict[str, dict[str, float]] = {}
-    draws: dict[str, list[Floats]] = {name: [] for name in names}
+    draws: dict[str, list[Floats]] = {name: [] for name in functions}
     subjects = len(first.subjects)
     pairs = zip(
         _resampled(first, one, resample_weights(subjects, resamples, np.random.default_rng(seed))),
@@ -121,7 +128,7 @@ def compare(
     for a, b in pairs:
         for name, function in functions.items():
             draws[name].append(function(b) - function(a))
-    null: dict[str, list[Floats]] = {name: [] for name in names}
+    null: dict[str, list[Floats]] = {name: [] for name in functions}
     for a, b in _swapped(first, second, resamples, np.random.default_rng([seed, 1])):
         for name, function in functions.items():
             null[name].append(function(b) - function(a))

@@ -173,3 +173,8 @@ METRICS: dict[str, Metric] = {
 
 SIZES = frozenset({"codes_per_note", "gold_codes_per_note"})
 """Metrics that are no proportions."""
+
+
+def on_codes(mask: Bools, metric: Metric) -> Metric:
+    """A metric over some codes only."""
+    return lambda totals: metric(totals.select(mask))

@@ -54,11 +54,22 @@ class LabelChoice(LabelRule):
 
 
 class CoderChoice(_Model):
-    """One row of the study: a registered coder and its options."""
+    """One row of the study: a registered coder and its options.
+
+    Attributes:
+        uses: option name -> row whose coder folder (of the same seed) is that option's value; such a
+            row runs first, wherever it stands.
+        notes: how many notes of the split are predicted, spread evenly; None is all.
+        optional: leave the row out, and say so, where its base model is not on this machine.
+        note: a remark that is printed with the row.
+    """
 
     name: str
     coder: str
     options: dict[str, Any] = {}
+    uses: dict[str, str] = {}
+    notes: int | None = Field(None, ge=1)
+    optional: bool = False
     note: str | None = None
 
     @field_validator("name")
@@ -86,6 +97,7 @@ class Study(_Model):
     split: str = "test"
     seeds: list[int] = Field([1], min_length=1)
     coders: list[CoderChoice] = Field(min_length=1)
+    compare: list[tuple[str, str]] = []
     evaluation: EvaluationChoice = EvaluationChoice()
 
     @field_validator("name")
@@ -105,7 +117,29 @@ class Study(_Model):
         names = [coder.name for coder in self.coders]
         if len(set(names)) != len(names):
             raise ValueError("two coders have the same name")
+        self.order()
+        for name in (name for pair in self.compare for name in pair):
+            if name not in names:
+                raise ValueError(f'"compare" names "{name}", which is no row of the study')
         return self
+
+    def order(self) -> list[CoderChoice]:
+        """The rows in an order in which each comes after those that it uses."""
+        rows = {coder.name: coder for coder in self.coders}
+        done: dict[str, CoderChoice] = {}
+
+        def visit(name: str, path: tuple[str, ...]) -> None:
+            if name in path:
+                raise ValueError(f"coders use each other in a circle: {' -> '.join([*path, name])}")
+            for used in rows[name].uses.values():
+                if used not in rows:
+                    raise ValueError(f'coder "{name}" uses "{used}", which is no row of the study')
+                visit(used, (*path, name))
+            done.setdefault(name, rows[name])
+
+        for name in rows:
+            visit(name, ())
+        return list(done.values())
 
 
 def _plain(value: str) -> str:

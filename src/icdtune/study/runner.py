@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import itertools
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import icdtune
+import icdtune.posttrain
 from icdtune.coders.base import (
     coder_source,
     load_coder,
@@ -24,6 +27,7 @@ from icdtune.coders.base import (
     train_coder,
     versions,
 )
+from icdtune.coders.models import MissingModelError, model_path
 from icdtune.codes.build import source_version
 from icdtune.codes.tables import load_table
 from icdtune.data import SOURCES
@@ -35,6 +39,7 @@ from icdtune.evaluation.counts import Counts, average, count
 from icdtune.evaluation.evaluate import summarise
 from icdtune.evaluation.intervals import compare
 from icdtune.evaluation.metrics import METRICS, whole
+from icdtune.evaluation.slices import frequency_masks
 from icdtune.files import read_json, write_json
 from icdtune.options import check_options
 from icdtune.study.file import CoderChoice, Study
@@ -49,6 +54,7 @@ class Run:
     choice: CoderChoice
     seed: int
     folder: Path
+    uses: dict[str, Run]
 
     @property
     def coder(self) -> Path:
@@ -72,24 +78,26 @@ def run_study(study: Study, folder: Path, announce: Announce = lambda line: None
     Returns:
         The content of results.json.
     """
-    for choice in study.coders:
-        make_coder(choice.coder, choice.options)  # an unknown coder or option stops before any work
+    left_out = _left_out(study)
+    rows = [choice for choice in study.coders if choice.name not in left_out]
     corpus = _corpus(study, folder, announce)
     task = Task(corpus, _labels(study, corpus))
     for split in dict.fromkeys(("train", "val", study.split)):
         task.gold(split)
     _keep_labels(study, task, folder)
+    made: dict[str, list[tuple[Run, Predictions]]] = {}
+    for choice in study.order():
+        if choice.name not in left_out:
+            runs = [_run_of(folder, choice, seed, study) for seed in study.seeds]
+            made[choice.name] = [(run, _predict(study, task, run, announce)) for run in runs]
     counts: dict[str, Counts] = {}
     coders: list[dict[str, Any]] = []
-    for choice in study.coders:
-        runs = [
-            Run(choice, seed, folder / "coders" / choice.name / f"seed-{seed}")
-            for seed in study.seeds
-        ]
-        predictions = [_predict(study, task, run, announce) for run in runs]
-        parts = [count(task, study.split, each) for each in predictions]
+    for choice in rows:
+        seen = _seen(task, study, choice)
+        runs = [run for run, _ in made[choice.name]]
+        parts = [count(seen, study.split, each) for _, each in made[choice.name]]
         counts[choice.name] = average(parts)
-        metrics = _metrics(study, task, choice, counts[choice.name], runs, announce)
+        metrics = _metrics(study, seen, choice, counts[choice.name], runs, announce)
         coders.append(_row(choice, runs, parts, metrics))
     results = {
         "name": study.name,
@@ -107,14 +115,55 @@ def run_study(study: Study, folder: Path, announce: Announce = lambda line: None
         },
         "seeds": study.seeds,
         "coders": coders,
-        "comparisons": _comparisons(study, counts, folder, announce),
+        "left_out": left_out,
+        "comparisons": _comparisons(study, task, rows, made, folder, announce),
         "examples": [],
         "titles": {},
     }
-    results["examples"] = _examples(study, task, folder)
+    results["examples"] = _examples(study, task, rows, folder)
     results["titles"] = _titles(results, corpus)
     write_json(folder / "results.json", results)
     return results
+
+
+def _left_out(study: Study) -> dict[str, str]:
+    """Rows whose base model is missing, with the reason; checks every coder's options."""
+    missing: dict[str, str] = {}
+    for choice in study.order():
+        used = [missing[name] for name in choice.uses.values() if name in missing]
+        if used:
+            missing[choice.name] = used[0]
+            continue
+        given = choice.options | dict.fromkeys(choice.uses, ".")
+        make_coder(choice.coder, given)  # an unknown coder or option stops before any work
+        try:
+            if "model" in choice.options:
+                model_path(str(choice.options["model"]))
+        except MissingModelError as error:
+            if not choice.optional:
+                raise
+            missing[choice.name] = str(error)
+    if len(missing) == len(study.coders):
+        raise IcdtuneError(
+            f'study "{study.name}": every row is left out: {next(iter(missing.values()))}'
+        )
+    return missing
+
+
+def _run_of(folder: Path, choice: CoderChoice, seed: int, study: Study) -> Run:
+    def place(name: str) -> Path:
+        return folder / "coders" / name / f"seed-{seed}"
+
+    names = {row.name: row for row in study.coders}
+    uses = {
+        option: _run_of(folder, names[used], seed, study) for option, used in choice.uses.items()
+    }
+    return Run(choice, seed, place(choice.name), uses)
+
+
+def _seen(task: Task, study: Study, choice: CoderChoice) -> Task:
+    """The task on the notes that a row predicts."""
+    return task if choice.notes is None else task.sample(study.split, choice.notes)
 
 
 def fingerprint(value: Any) -> str:
@@ -190,33 +239,42 @@ def _keep_labels(study: Study, task: Task, folder: Path) -> None:
             write_json(path, content)
 
 
+def _trained(study: Study, task: Task, run: Run) -> str:
+    """Fingerprint of everything that decides a run's trained coder."""
+    return fingerprint(
+        [
+            versions(),
+            task.corpus.info.hash,
+            _given_corpus(study, task.corpus),
+            task.labels.model_dump(),
+            run.choice.coder,
+            coder_source(run.choice.coder),
+            run.choice.options,
+            {option: _trained(study, task, used) for option, used in run.uses.items()},
+            run.seed,
+        ]
+    )
+
+
 def _predict(study: Study, task: Task, run: Run, announce: Announce) -> Predictions:
     """Train and predict unless done; the predictions as read back from their file."""
-    settings = [
-        versions(),
-        task.corpus.info.hash,
-        _given_corpus(study, task.corpus),
-        task.labels.model_dump(),
-        run.choice.coder,
-        coder_source(run.choice.coder),
-        run.choice.options,
-        run.seed,
-    ]
-    trained = fingerprint(settings)
+    trained = _trained(study, task, run)
     mark = run.folder / "train.stage.json"
     if not (_done(mark, trained) and run.coder.exists()):
         _begin(mark)
         announce(f"train {run.choice.name} (seed {run.seed})")
         choice = run.choice
-        train_coder(choice.coder, task, run.coder, run.seed, choice.options, overwrite=True)
+        options = choice.options | {option: str(used.coder) for option, used in run.uses.items()}
+        train_coder(choice.coder, task, run.coder, run.seed, options, overwrite=True)
         write_json(mark, {"fingerprint": trained})
-    predicted = fingerprint([trained, study.split])
+    seen = _seen(task, study, run.choice)
+    predicted = fingerprint([trained, study.split, run.choice.notes])
     mark = run.folder / "predict.stage.json"
     if not (_done(mark, predicted) and (run.predictions / "predictions.parquet").exists()):
         _begin(mark)
         announce(f"predict {run.choice.name} (seed {run.seed})")
         coder = load_coder(run.coder)
-        run_coder(coder, run.choice.name, task, study.split, run.seed, run.predictions)
+        run_coder(coder, run.choice.name, seen, study.split, run.seed, run.predictions)
         write_json(mark, {"fingerprint": predicted})
     return read_predictions(run.predictions)[0]
 
@@ -269,35 +327,80 @@ def _row(
         },
         "tokens": sum(tokens) // len(tokens) if tokens else None,
         "details": [info["details"] for info in infos],
+        "notes": choice.notes,
+        "training": [
+            read_json(run.coder / "training.json")
+            for run in runs
+            if (run.coder / "training.json").exists()
+        ],
         "metrics": metrics,
         "per_seed": per_seed,
     }
 
 
 def _comparisons(
-    study: Study, counts: dict[str, Counts], folder: Path, announce: Announce
+    study: Study,
+    task: Task,
+    rows: list[CoderChoice],
+    made: dict[str, list[tuple[Run, Predictions]]],
+    folder: Path,
+    announce: Announce,
 ) -> list[dict[str, Any]]:
-    """Paired tests between neighbouring rows of the study."""
+    """Paired tests between neighbouring rows and those named, on the notes that both predicted."""
     options = study.evaluation
-    names = list(counts)
-    found = []
+    found: list[dict[str, Any]] = []
     if options.resamples == 0:
         return []
-    for first, second in zip(names, names[1:], strict=False):
-        mark = folder / "coders" / second / f"compare-{first}.json"
-        marks = [read_json(folder / "coders" / n / "evaluate.stage.json") for n in (first, second)]
+    frequencies = task.frequencies()
+    by_name = {row.name: row for row in rows}
+    named = [pair for pair in study.compare if set(pair) <= by_name.keys()]
+    pairs = [(first.name, second.name) for first, second in itertools.pairwise(rows)]
+    for one, other in dict.fromkeys([*pairs, *named]):
+        first, second = by_name[one], by_name[other]
+        mark = folder / "coders" / second.name / f"compare-{first.name}.json"
+        marks = [
+            read_json(folder / "coders" / row.name / "evaluate.stage.json")
+            for row in (first, second)
+        ]
         expected = fingerprint(marks)
         if not (mark.exists() and read_json(mark).get("fingerprint") == expected):
-            announce(f"compare {first} and {second}")
-            tests = compare(
-                counts[first], counts[second], options.resamples, options.seed, options.level
+            announce(f"compare {first.name} and {second.name}")
+            common = _common(task, study, first, second)
+            before, after = (
+                average([count(common, study.split, each) for _, each in made[name]])
+                for name in (one, other)
             )
-            write_json(mark, {"fingerprint": expected, "metrics": tests})
-        found.append({"first": first, "second": second, "metrics": read_json(mark)["metrics"]})
+            tests = compare(
+                before,
+                after,
+                options.resamples,
+                options.seed,
+                options.level,
+                slices=partial(frequency_masks, frequencies=frequencies),
+            )
+            notes = int(before.sums["notes"].sum())
+            write_json(mark, {"fingerprint": expected, "notes": notes, "metrics": tests})
+        content = read_json(mark)
+        found.append(
+            {
+                "first": first.name,
+                "second": second.name,
+                "notes": content["notes"],
+                "metrics": content["metrics"],
+            }
+        )
     return found
 
 
-def _examples(study: Study, task: Task, folder: Path) -> list[dict[str, Any]]:
+def _common(task: Task, study: Study, first: CoderChoice, second: CoderChoice) -> Task:
+    """The task on the notes that two rows predict."""
+    only = [seen.only for seen in (_seen(task, study, row) for row in (first, second)) if seen.only]
+    return replace(task, only=frozenset.intersection(*only)) if only else task
+
+
+def _examples(
+    study: Study, task: Task, rows: list[CoderChoice], folder: Path
+) -> list[dict[str, Any]]:
     """Notes spread evenly over the split, with what each coder's first run said; none if protected."""
     wanted = study.evaluation.examples
     if task.corpus.info.protected or wanted == 0:
@@ -311,7 +414,7 @@ def _examples(study: Study, task: Task, folder: Path) -> list[dict[str, Any]]:
             place = {"code": span.code, "start": span.start, "end": span.end}
             evidence[span.note_id].append(place)
     predicted: dict[str, dict[str, list[dict[str, Any]]]] = {note_id: {} for note_id in chosen}
-    for choice in study.coders:
+    for choice in rows:
         path = folder / "coders" / choice.name / f"seed-{study.seeds[0]}" / "predictions"
         for row in read_predictions(path)[0]:
             if row.note_id in chosen:

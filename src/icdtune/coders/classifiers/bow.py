@@ -74,7 +74,7 @@ class BagOfWords:
         self._mean: npt.NDArray[np.float32] = np.zeros(0, np.float32)
         self._chosen: dict[str, float] = {}
 
-    def fit(self, task: Task, seed: int) -> None:
+    def fit(self, task: Task, seed: int, work: Path) -> None:
         """Learn from "train", tune on "val". Nothing is random: the seed plays no part."""
         train = list(task.notes("train"))
         present = {code for note in train for code in note.codes or ()}

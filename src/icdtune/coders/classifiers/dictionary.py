@@ -39,7 +39,7 @@ class Dictionary:
         self._scores: dict[str, float] = {}
         self._threshold = 0.0
 
-    def fit(self, task: Task, seed: int) -> None:
+    def fit(self, task: Task, seed: int, work: Path) -> None:
         """Collect terms, learn how often each is right, tune the threshold on "val"."""
         self._terms = _table_terms(task)
         train = list(task.notes("train"))

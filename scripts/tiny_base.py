@@ -1,0 +1,294 @@
+"""Pre-train `tiny`, the base model that ships with the package, and write its folder.
+
+Reads: synthetic notes of its own seeds (their text only, training split, so that no held-out surface
+form occurs) and lines "code title" and "title code" of the code tables, inclusion terms among the
+titles. It never sees a note together with its codes. Runs on two cores for about an hour; interrupted,
+it goes on from its last checkpoint.
+
+    python scripts/tiny_base.py --work runs/tiny-base --out src/icdtune/assets/tiny
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import typer
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from icdtune.codes.systems import ICD10CM, ICD10PCS
+from icdtune.codes.tables import CodeTable, load_table
+from icdtune.data.synthetic import default_generator
+from icdtune.files import atomic_directory, atomic_file, write_json
+
+SEED = 90_001
+"""Of the notes: far from every seed that a study uses."""
+VOCABULARY = 6144
+WEIGHT = 2_000
+"""How often the tokenizer's text repeats each stem and common end, so that each is one token."""
+ROW = 640
+BATCH, MICRO = 8, 4
+"""Rows an update, rows a backward pass."""
+PEAK = 3e-3
+"""Learning rate of both optimizers: our choice."""
+SPECIAL = ["<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
+TAGS = ["<code>", "</code>"]
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+_STEM = r"[A-TV-Z][0-9][0-9A-Z](?=\.[0-9A-Z]|[,<\s]|$)"
+_SUFFIX = r"(?<=[A-TV-Z][0-9][0-9A-Z])\.[0-9A-Z]{1,4}"
+_PROCEDURE = (
+    r"[0-9][0-9A-HJ-NP-Z]{2}(?=[0-9A-HJ-NP-Z]{4}(?:[,<\s]|$))"
+    r"|(?<=[0-9][0-9A-Z]{2})[0-9A-HJ-NP-Z]{2}(?=[0-9A-HJ-NP-Z]{2}(?:[,<\s]|$))"
+    r"|(?<=[0-9][0-9A-Z]{4})[0-9A-HJ-NP-Z]{2}(?=[,<\s]|$)"
+)
+_SEPARATOR = r", (?=[A-Z0-9][0-9A-Z]{2})"
+_WORDS = r" ?\p{L}+| ?\p{N}{1,2}|\n+| ?[^\s\p{L}\p{N}]{1,3}|\s+"
+PRETOKEN = "|".join([_PROCEDURE, _STEM, _SUFFIX, _SEPARATOR, _WORDS])
+
+
+def texts(split_of: random.Random, profile_share: float = 0.12) -> Iterator[str]:
+    """Endless notes: mostly short ones, some of the medium profile."""
+    generator = default_generator()
+    seed = SEED
+    while True:
+        streams = {
+            "short": generator.notes("train", 10**9, "short", seed),
+            "medium": generator.notes("train", 10**9, "medium", seed + 1),
+        }
+        for _ in range(200_000):
+            profile = "medium" if split_of.random() < profile_share / 3 else "short"
+            yield next(streams[profile])[0].text
+        seed += 2
+
+
+def lines(rng: random.Random) -> Iterator[str]:
+    """Endless lines of the code tables: a category first, then one of its codes, so that the many
+    codes of injuries do not drown the rest."""
+    diagnoses, procedures = load_table(ICD10CM.name), load_table(ICD10PCS.name)
+    families = _families(diagnoses)
+    groups = _families(procedures)
+    terms = dict(zip(diagnoses.codes, diagnoses.notes_column("inclusion_terms"), strict=True))
+    while True:
+        if rng.random() < 0.88:
+            code = rng.choice(rng.choice(families))
+            names = [diagnoses.title(code), *terms[code]]
+            name = names[0] if rng.random() < 0.6 else rng.choice(names)
+        else:
+            code = rng.choice(rng.choice(groups))
+            name = procedures.title(code)
+        if rng.random() < 0.5:
+            name = name[0].lower() + name[1:] if rng.random() < 0.5 else name.lower()
+        yield f"{code} {name}" if rng.random() < 0.35 else f"{name} {code}"
+
+
+def _families(table: CodeTable) -> list[list[str]]:
+    found: dict[str, list[str]] = {}
+    for code in table.billable_codes():
+        found.setdefault(code[:3], []).append(code)
+    return list(found.values())
+
+
+def train_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE whose pieces never cross the border of a code's stem and suffix."""
+    from icdtune.prompts.prompt import FORMAT, INSTRUCTION
+
+    rng = random.Random(SEED)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PRETOKEN), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=SPECIAL + TAGS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    notes, table = texts(rng), lines(rng)
+    sample = [next(notes) for _ in range(20_000)]
+    for _ in range(30_000):
+        sample.append(next(table))
+    for name in (ICD10CM.name, ICD10PCS.name):
+        codes = load_table(name).billable_codes()
+        rng.shuffle(codes)
+        sample += [", ".join(codes[i : i + 8]) for i in range(0, len(codes), 8)]
+    diagnoses = load_table(ICD10CM.name)
+    stems = [family[0][:3] for family in _families(diagnoses)]
+    stands = Counter(code[3:] for code in diagnoses.billable_codes() if len(code) < 8)
+    ends = [f"A00{end}" for end, count in stands.items() if end and count >= 6]
+    sample += [", ".join([*stems, *ends])] * WEIGHT
+    sample += [INSTRUCTION, FORMAT] * 2_000
+    tokenizer.train_from_iterator(sample, trainer)
+    content = json.loads(tokenizer.to_str())
+    for token in content["added_tokens"]:
+        token["special"] = token["content"] not in TAGS  # tags are text, which decoding keeps
+    tokenizer = Tokenizer.from_str(json.dumps(content))
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<|pad|>",
+        eos_token="<|end|>",
+        additional_special_tokens=SPECIAL[1:4],
+        clean_up_tokenization_spaces=False,
+        model_max_length=4096,
+    )
+    fast.chat_template = TEMPLATE
+    return fast
+
+
+def rows(tokenizer: PreTrainedTokenizerFast, count: int, share: float) -> npt.NDArray[np.uint16]:
+    """`count` rows of `ROW` tokens, texts end to end; `share` of the tokens are notes."""
+    rng = random.Random(SEED + 7)
+    sources = {True: texts(rng), False: lines(rng)}
+    wanted, end = count * ROW, tokenizer.eos_token_id
+    found: list[npt.NDArray[np.uint16]] = []
+    have = {True: 0, False: 0}
+    while sum(have.values()) < wanted:
+        kind = have[True] <= share * sum(have.values())
+        batch = [next(sources[kind]) for _ in range(200 if kind else 2000)]
+        for ids in tokenizer(batch, add_special_tokens=False)["input_ids"]:
+            found.append(np.array([*ids, end], np.uint16))
+            have[kind] += len(ids) + 1
+    order = np.random.default_rng(SEED).permutation(len(found))
+    return np.concatenate([found[i] for i in order])[:wanted].reshape(count, ROW)
+
+
+def optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside, AdamW for embeddings and norms."""
+    inside = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    rest = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
+    return [
+        torch.optim.Muon(inside, lr=PEAK, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=PEAK, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+def scale(step: int, steps: int) -> float:
+    """Learning rate factor: warm up, hold, fall linearly over the last 40%."""
+    fall = int(steps * 0.6)
+    if step < 100:
+        return (step + 1) / 100
+    return 1.0 if step < fall else max(0.02, (steps - step) / (steps - fall))
+
+
+def main(
+    work: Annotated[Path, typer.Option(help="Folder of tokenizer, rows and checkpoint.")],
+    out: Annotated[Path, typer.Option(help="Folder of the finished model.")],
+    steps: int = 2400,
+    share: float = 0.6,
+    threads: int = 2,
+) -> None:
+    """Pre-train and write the model."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(SEED)
+    work.mkdir(parents=True, exist_ok=True)
+    if not (work / "tokenizer" / "tokenizer.json").exists():
+        with atomic_directory(work / "tokenizer") as folder:
+            train_tokenizer().save_pretrained(folder)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(work / "tokenizer")
+    data = work / f"rows-{steps}.npy"
+    if not data.exists():
+        with atomic_file(data) as path, path.open("wb") as file:
+            np.save(file, rows(tokenizer, steps * BATCH, share))
+    tokens = np.load(data, mmap_mode="r")
+    model = make_model(tokenizer)
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {tokens.size:,} tokens")
+    opts = optimizers(model)
+    state = work / "checkpoint.pt"
+    first = 0
+    if state.exists():
+        saved = torch.load(state, weights_only=True)
+        model.load_state_dict(saved["model"])
+        for opt, value in zip(opts, saved["optimizers"], strict=True):
+            opt.load_state_dict(value)
+        first = saved["step"]
+    started, mean = time.perf_counter(), 0.0
+    for step in range(first, steps):
+        for opt in opts:
+            for group in opt.param_groups:
+                group["lr"] = PEAK * scale(step, steps)
+        ids = torch.from_numpy(tokens[step * BATCH : (step + 1) * BATCH].astype(np.int64))
+        total = sum(_backward(model, part) for part in ids.split(MICRO)) * MICRO / BATCH
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for opt in opts:
+            opt.step()
+            opt.zero_grad(set_to_none=True)
+        if not math.isfinite(total):
+            raise SystemExit(f"step {step}: loss is {total}")
+        mean = total if step == first else 0.98 * mean + 0.02 * total
+        if step % 20 == 0:
+            pace = (time.perf_counter() - started) / (step - first + 1)
+            print(
+                f"{step} loss {mean:.3f} {pace:.2f} s/step, {pace * (steps - step) / 60:.0f} min left",
+                flush=True,
+            )
+        if (step + 1) % 250 == 0 or step + 1 == steps:
+            with atomic_file(state) as path:
+                torch.save(
+                    {
+                        "model": model.state_dict(),
+                        "optimizers": [o.state_dict() for o in opts],
+                        "step": step + 1,
+                    },
+                    path,
+                )
+    write(
+        model, tokenizer, out, {"steps": steps, "tokens": int(tokens.size), "loss": round(mean, 3)}
+    )
+
+
+def _backward(model: LlamaForCausalLM, ids: torch.Tensor) -> float:
+    """Add the gradient of some rows' mean loss; returns that loss."""
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+    loss = torch.nn.functional.cross_entropy(
+        logits.reshape(-1, logits.shape[-1]).float(), ids[:, 1:].reshape(-1)
+    )
+    (loss * len(ids) / BATCH).backward()
+    return loss.item()
+
+
+def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """The untrained model."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=256,
+        intermediate_size=768,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlamaForCausalLM(config)
+
+
+def write(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path, facts: dict[str, Any]
+) -> None:
+    """Write the folder: 16-bit weights, tokenizer, card."""
+    with atomic_directory(out, overwrite=True, mark="config.json") as folder:
+        model.to(torch.bfloat16).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        write_json(folder / "pretraining.json", facts)
+
+
+if __name__ == "__main__":
+    typer.run(main)

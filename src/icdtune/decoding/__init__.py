@@ -1,0 +1,1 @@
+"""Decoding: from prompts to answers, with the probability of every token."""

@@ -1,0 +1,186 @@
+"""Progressive Hint Injection: reinforcement that shows, in training, codes the model keeps missing.
+
+Each round visits only notes with missed codes; half of the visits show some of them as confirmed. After
+each round the model predicts its training notes again, without hints, and the pools follow. Rewards
+compare with the full gold set, and nothing is ever hinted in evaluation (REFERENCE, section 1).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from icdtune.data.labels import Task
+from icdtune.data.schema import Note
+from icdtune.files import read_json, write_json
+from icdtune.posttrain.curriculum import HintPools, Visit, epoch, hinted_round, refresh
+from icdtune.posttrain.grpo import Count, Rate, Reinforced, titles
+
+Predict = Callable[[Sequence[Note]], tuple[dict[str, list[str]], int]]
+"""Hint-free prediction: note id -> codes, and the tokens it took."""
+
+
+class Rounds:
+    """The visits of each step, round after round; pools are kept in `work` as they are made.
+
+    Args:
+        notes: training notes of the curriculum.
+        rounds, steps: rounds, and the most steps of one.
+        visits: visits a step.
+        seed: of orders and hints.
+        work: where pools are kept, so that an interrupted run goes on with the same ones.
+        predict: hint-free prediction with the weights as they are now.
+    """
+
+    def __init__(
+        self,
+        notes: Sequence[Note],
+        rounds: int,
+        steps: int,
+        visits: int,
+        seed: int,
+        work: Path,
+        predict: Predict,
+    ) -> None:
+        self._notes, self._rounds, self._steps, self._visits = notes, rounds, steps, visits
+        self._seed, self._work, self._predict = seed, work, predict
+        self._predicted: dict[int, dict[str, Any]] = {}
+        self._planned: dict[int, list[Visit]] = {}
+
+    def plan(self, step: int) -> list[Visit]:
+        """The visits of a step; where it opens a round, the pools are refreshed first."""
+        start = 0
+        for turn in range(1, self._rounds + 1):
+            steps = self.steps(turn)
+            if step < start + steps:
+                visits, first = self.visits(turn), (step - start) * self._visits
+                return [visits[i % len(visits)] for i in range(first, first + self._visits)]
+            start += steps
+        raise IndexError(f"step {step} is after the last round")
+
+    def finished(self, step: int) -> bool:
+        """Whether `step` updates complete the last round."""
+        done = 0
+        for turn in range(1, self._rounds + 1):
+            done += self.steps(turn)
+            if step < done:
+                return False
+        return True
+
+    def steps(self, turn: int) -> int:
+        """Steps of a round: one epoch over its visits, or the most allowed."""
+        return min(self._steps, -(-len(self.visits(turn)) // self._visits))
+
+    def visits(self, turn: int) -> list[Visit]:
+        """A round's visits, at most what its steps can take."""
+        if turn not in self._planned:
+            size = self._steps * self._visits
+            pools = self.pools(turn - 1)
+            self._planned[turn] = hinted_round(self._notes, pools, self._seed, turn, size)
+        return self._planned[turn]
+
+    def pools(self, turn: int) -> HintPools:
+        """The pools after a round (0: before the first); predicts where that was not done yet."""
+        return refresh(self._notes, self._refreshed(turn)["predicted"])
+
+    def _refreshed(self, turn: int) -> dict[str, Any]:
+        if turn not in self._predicted:
+            path = self._work / f"pools-{turn}.json"
+            if not path.exists():
+                started = time.perf_counter()
+                predicted, tokens = self._predict(self._notes)
+                seconds = round(time.perf_counter() - started, 1)
+                write_json(path, {"predicted": predicted, "tokens": tokens, "seconds": seconds})
+            self._predicted[turn] = read_json(path)
+        return self._predicted[turn]
+
+    def report(self) -> list[dict[str, Any]]:
+        """One entry a refresh: pool sizes, mastered notes, recall, and what became of the hints."""
+        gold = {note.note_id: set(note.codes or ()) for note in self._notes}
+        total = sum(map(len, gold.values()))
+        entries = []
+        for turn in range(self._rounds + 1):
+            pools, made = self.pools(turn), self._refreshed(turn)
+            entry: dict[str, Any] = {
+                "round": turn,
+                "notes": len(pools.pools),
+                "unmastered": len(pools.unmastered),
+                "pool": pools.size,
+                "recall": round(1 - pools.size / total, 6) if total else 1.0,
+                "tokens": made["tokens"],
+                "seconds": made["seconds"],
+            }
+            if turn:
+                shown = Counter(
+                    (visit.note.note_id, code)
+                    for visit in self.visits(turn)[: self.steps(turn) * self._visits]
+                    for code in visit.hint
+                )
+                learned = sum(code not in pools.pools[note_id] for note_id, code in shown)
+                entry["steps"] = self.steps(turn)
+                entry["hinted"] = len(shown)
+                entry["hinted_recall"] = round(learned / len(shown), 6) if shown else None
+            entries.append(entry)
+        return entries
+
+
+class PHI(Reinforced):
+    """A fine-tuned coder reinforced with hints of the codes it keeps missing.
+
+    Args:
+        start: folder of the fine-tuned coder.
+        rounds: rounds of the curriculum.
+        steps: the most updates of a round; a round is one epoch over its notes, or this.
+        notes: training notes in the curriculum, drawn with the seed; None is all.
+        visits: notes an update.
+        group: answers a note; all see the same hint.
+        micro_groups: groups a backward pass: bounds the memory.
+        learning_rate: None is 1e-4 for a model that is trained whole and 1e-5 (the study's) for LoRA.
+        kl: coefficient of the KL divergence from the start (1e-3 in the study).
+        lora_rank: 0 trains the whole model; None is 0 for small models and 8 (the study's) else.
+    """
+
+    def __init__(
+        self,
+        start: Path,
+        rounds: Count = 3,
+        steps: Count = 40,
+        notes: Count | None = None,
+        visits: Count = 16,
+        group: Annotated[int, Field(ge=2)] = 8,
+        micro_groups: Count = 16,
+        learning_rate: Rate | None = None,
+        kl: Annotated[float, Field(ge=0)] = 0.0,
+        lora_rank: Annotated[int, Field(ge=0)] | None = None,
+    ) -> None:
+        super().__init__(start, visits, group, micro_groups, learning_rate, kl, lora_rank)
+        self._rounds, self._steps, self._notes = rounds, steps, notes
+
+    def fit(self, task: Task, seed: int, work: Path) -> None:
+        """Train on the split "train", round after round."""
+        from icdtune.posttrain.rollouts import stop_when
+
+        self.begin(task)
+        notes = epoch(list(task.notes("train")), seed, 0)[: self._notes]
+        rounds = Rounds(
+            notes, self._rounds, self._steps, self._visits, seed, work, self._predict_free
+        )
+        if not rounds.finished(0):
+            most = self._rounds * self._steps
+            stop = [stop_when(rounds.finished)]
+            self.reinforce(rounds.plan, most, seed, work, titles(task), stop)
+        self.training["rounds"] = rounds.report()
+        self.training["tokens"] += sum(entry["tokens"] for entry in self.training["rounds"])
+
+    def _predict_free(self, notes: Sequence[Note]) -> tuple[dict[str, list[str]], int]:
+        """Hint-free greedy answers; one that cannot be read counts as empty."""
+        training = self.model.training
+        predictions = self.predict(notes)
+        self.model.train(training)
+        found = {row.note_id: list(row.codes) for row in predictions}
+        return found, predictions.tokens or 0

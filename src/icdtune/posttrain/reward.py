@@ -1,0 +1,15 @@
+"""What an answer is worth: functions of code sets. Knows nothing of models."""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+
+
+def sample_f1(predicted: AbstractSet[str], gold: AbstractSet[str]) -> float:
+    """F1 of one note's code set: 2 hits / (predicted + gold).
+
+    Both sets empty score 1, exactly one empty scores 0 (REFERENCE, section 1).
+    """
+    if not predicted and not gold:
+        return 1.0
+    return 2 * len(predicted & gold) / (len(predicted) + len(gold))

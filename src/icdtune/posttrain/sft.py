@@ -1,0 +1,150 @@
+"""Supervised fine-tuning: notes in, sorted code sets out, loss on the answer only."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from icdtune.coders.generative import Budget, GenerativeCoder, start_coder
+from icdtune.data.labels import Task
+from icdtune.data.schema import Note
+from icdtune.errors import IcdtuneError
+from icdtune.progress import track
+from icdtune.prompts.answer import format_answer
+from icdtune.prompts.prompt import check_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100
+Rate = Annotated[float, Field(gt=0)]
+
+
+class SFT(GenerativeCoder):
+    """A language model fine-tuned on coded notes.
+
+    Args:
+        model: "tiny", "smollm2-135m", a model folder or a hub id.
+        layers: keep only the first so many layers of the model.
+        steps: updates; None is three epochs.
+        batch: notes an update.
+        micro_batch: notes a forward pass: bounds the memory.
+        learning_rate: peak of a cosine schedule with a warm-up of 0.1; None is 1e-3 for a model that
+            is trained whole and 1e-4 for LoRA (the study's released value).
+        lora_rank: 0 trains the whole model; None is 0 for small models and 8 (the study's) else.
+        prompt_budget, answer_budget: tokens of prompt and answer.
+    """
+
+    def __init__(
+        self,
+        model: str = "tiny",
+        layers: Annotated[int, Field(ge=1)] | None = None,
+        steps: Annotated[int, Field(ge=1)] | None = None,
+        batch: Annotated[int, Field(ge=1)] = 16,
+        micro_batch: Annotated[int, Field(ge=1)] = 8,
+        learning_rate: Rate | None = None,
+        lora_rank: Annotated[int, Field(ge=0)] | None = None,
+        prompt_budget: Budget = 2048,
+        answer_budget: Budget = 96,
+    ) -> None:
+        super().__init__()
+        self._model, self._layers = model, layers
+        self._steps, self._batch, self._micro = steps, batch, min(micro_batch, batch)
+        self._rate, self._rank = learning_rate, lora_rank
+        self._budgets = (prompt_budget, answer_budget)
+
+    def fit(self, task: Task, seed: int, work: Path) -> None:
+        """Train on the split "train"; goes on from a checkpoint in `work`."""
+        import torch
+
+        from icdtune.decoding.hardware import half_precision, prepare_cpu
+        from icdtune.posttrain.training import (
+            arguments,
+            history,
+            lora,
+            lora_rank,
+            run,
+        )
+
+        prepare_cpu()
+        torch.manual_seed(seed)
+        coder = start_coder(self._model, self._layers, self._budgets, task.corpus.info.code_systems)
+        check_tokenizer(coder.tokenizer, task.labels.codes, f'model "{self._model}"')
+        started = time.perf_counter()
+        rows = training_rows(coder, list(task.notes("train")), str(task.corpus.path))
+        steps = self._steps or max(1, round(3 * len(rows) / self._batch))
+        rank = lora_rank(coder.model, self._rank)
+        rate = self._rate or (1e-4 if rank else 1e-3)
+
+        from datasets import Dataset
+        from trl import SFTConfig, SFTTrainer
+
+        common = arguments(
+            work, seed, steps, max(20, steps // 5), half_precision(coder.model.device)
+        )
+        config = SFTConfig(
+            **common,
+            per_device_train_batch_size=self._micro,
+            gradient_accumulation_steps=max(1, self._batch // self._micro),
+            learning_rate=rate,
+            warmup_steps=max(1, steps // 10),
+            train_sampling_strategy="group_by_length",
+            dataset_kwargs={"skip_prepare_dataset": True},
+            max_length=None,
+        )
+        trainer = SFTTrainer(
+            model=coder.model,
+            args=config,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=coder.tokenizer,
+            peft_config=lora(rank, rank) if rank else None,
+        )
+        run(trainer, work, "Fine-tune")
+        self.tokenizer = coder.tokenizer
+        self.model = trainer.accelerator.unwrap_model(trainer.model).eval()
+        self.settings = coder.settings.model_copy(
+            update={"weights": "here", "adapters": ["."] if rank else []}
+        )
+        mean = sum(len(row["input_ids"]) for row in rows) / len(rows)
+        self.training = {
+            "steps": steps,
+            "notes": len(rows),
+            "learning_rate": rate,
+            "lora_rank": rank,
+            "tokens": round(mean * steps * self._batch),
+            "seconds": round(time.perf_counter() - started, 1),
+            "history": history(trainer.state.log_history, ("loss", "grad_norm", "learning_rate")),
+        }
+
+
+def training_rows(coder: GenerativeCoder, notes: list[Note], where: str) -> list[dict[str, Any]]:
+    """Token ids of prompt and answer of every note; labels are -100 on the prompt.
+
+    Raises IcdtuneError where no note has a code, or most answers are longer than the budget.
+    """
+    if not any(note.codes for note in notes):
+        raise IcdtuneError(
+            f'{where} split "train": no note has a code of the label space. Train on coded notes'
+        )
+    rows, long = [], 0
+    for note in track(notes, "Prompts", len(notes)):
+        prompt = coder.prompts([note.text])[0]
+        answer = answer_ids(note.codes or (), coder.tokenizer)
+        long += len(answer) > coder.settings.answer_budget
+        labels = [IGNORED] * len(prompt) + answer
+        rows.append({"input_ids": prompt + answer, "labels": labels})
+    if long > len(rows) / 2:
+        raise IcdtuneError(
+            f"{long} of {len(rows)} answers are longer than the budget of "
+            f"{coder.settings.answer_budget} tokens and would be cut. Raise answer_budget"
+        )
+    return rows
+
+
+def answer_ids(codes: tuple[str, ...], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Token ids of the answer that states a code set, with the token that ends it."""
+    ids: list[int] = tokenizer(format_answer(codes), add_special_tokens=False)["input_ids"]
+    return [*ids, int(tokenizer.eos_token_id)]

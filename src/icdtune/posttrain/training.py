@@ -1,0 +1,137 @@
+"""What every training run here shares: arguments, resumable checkpoints, a halt at a broken loss.
+
+Runs are transformers `Trainer`s, so `accelerate launch`, trackers and checkpoints work as users know
+them. A checkpoint counts once it is whole.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+
+from icdtune.errors import IcdtuneError
+from icdtune.progress import bar
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+WHOLE = "whole"
+"""File that a complete checkpoint holds."""
+SMALL = 50_000_000
+"""Parameters up to which a model is trained whole unless a LoRA rank is given."""
+
+
+def arguments(work: Path, seed: int, steps: int, save_every: int, bf16: bool) -> dict[str, Any]:
+    """Trainer arguments that are the same for every rung."""
+    return {
+        "output_dir": str(work),
+        "seed": seed,
+        "data_seed": seed,
+        "max_steps": steps,
+        "save_strategy": "steps",
+        "save_steps": save_every,
+        "save_total_limit": 2,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "bf16": bf16,
+        "use_cpu": not torch.cuda.is_available(),
+        "gradient_checkpointing": False,
+        "max_grad_norm": 1.0,
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": False,
+        "lr_scheduler_type": "cosine",
+        "weight_decay": 0.0,
+    }
+
+
+class Checkpoints(TrainerCallback):
+    """Marks each checkpoint when it is whole, and stops at a loss that is not finite."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A checkpoint has been written."""
+        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE).touch()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Stop where the last step's loss or gradient is not finite; the checkpoint before stays."""
+        for name in ("loss", "grad_norm"):
+            value = (logs or {}).get(name)
+            if value is not None and not math.isfinite(value):
+                raise IcdtuneError(
+                    f"step {state.global_step}: {name} is {value}. The last good checkpoint is in "
+                    f"{args.output_dir}; lower learning_rate and train again"
+                )
+
+
+class Bar(TrainerCallback):
+    """A progress bar over the updates."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._stack = ExitStack()
+        self._progress: Callable[..., None] = lambda done, total=None: None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Show the bar."""
+        self._progress = self._stack.enter_context(bar(self._label))
+        self._progress(state.global_step, state.max_steps)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Move it."""
+        self._progress(state.global_step)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take it away."""
+        self._stack.close()
+
+
+def run(trainer: Any, work: Path, label: str) -> None:
+    """Train from the last whole checkpoint of `work`, behind one progress bar."""
+    for printing in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(printing)
+    trainer.add_callback(Checkpoints())
+    trainer.add_callback(Bar(label))
+    trainer.train(resume_from_checkpoint=latest_checkpoint(work))
+
+
+def latest_checkpoint(work: Path) -> str | None:
+    """The last whole checkpoint of a run; broken ones are removed."""
+    found: list[tuple[int, Path]] = []
+    for path in work.glob("checkpoint-*"):
+        if (path / WHOLE).exists():
+            found.append((int(path.name.rpartition("-")[2]), path))
+        else:
+            shutil.rmtree(path)
+    return str(max(found)[1]) if found else None
+
+
+def lora_rank(model: PreTrainedModel, rank: int | None) -> int:
+    """The rank to train with; 0 trains the whole model."""
+    if rank is not None:
+        return rank
+    return 0 if sum(p.numel() for p in model.parameters()) <= SMALL else 8
+
+
+def lora(rank: int, alpha: int) -> Any:
+    """A PEFT configuration for all linear layers."""
+    from peft import LoraConfig
+
+    return LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def history(log: list[dict[str, Any]], names: tuple[str, ...]) -> list[dict[str, float]]:
+    """The logged steps with the named values, rounded: the learning curve."""
+    rows = []
+    for entry in log:
+        values = {n: round(float(entry[n]), 6) for n in names if entry.get(n) is not None}
+        if values and "loss" in entry:
+            rows.append({"step": int(entry["step"]), **values})
+    return rows

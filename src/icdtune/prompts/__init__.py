@@ -1,0 +1,1 @@
+"""Prompts: built from parts, shortened in the note only, and answers read back without failing."""
