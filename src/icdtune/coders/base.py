@@ -100,9 +100,27 @@ def coder_class(name: str, methods: Sequence[str] = METHODS) -> type[TrainableCo
 
 
 def coder_source(name: str) -> str:
-    """Hash of the file that defines a coder: changes where its code does."""
-    path = inspect.getsourcefile(coder_class(name))
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
+    """Hash of the code that decides what a coder does: its file, and the parts that it names.
+
+    A class names parts in `parts`: files and folders of the package.
+    """
+    cls = coder_class(name)
+    path = inspect.getsourcefile(cls)
+    package = Path(icdtune.__file__).parent
+    paths = {Path(path)} if path else set()
+    for part in getattr(cls, "parts", ()):
+        place = package / part
+        paths.update(place.rglob("*.py") if place.is_dir() else [place])
+    digest = hashlib.sha256()
+    for file in sorted(paths):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def base_model(name: str, options: Mapping[str, Any]) -> str | None:
+    """The base model that a coder would load, None where it loads none."""
+    parameter = inspect.signature(coder_class(name)).parameters.get("model")
+    return None if parameter is None else str(options.get("model", parameter.default))
 
 
 def make_coder(name: str, options: Mapping[str, Any]) -> TrainableCoder:

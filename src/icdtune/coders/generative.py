@@ -77,6 +77,7 @@ class GenerativeCoder:
 
     shows_progress = True
     loader = "icdtune.coders.generative:GenerativeCoder"
+    parts: tuple[str, ...] = ("prompts", "decoding", "coders/generative.py")
 
     def __init__(self) -> None:
         self.model: PreTrainedModel

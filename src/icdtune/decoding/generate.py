@@ -6,17 +6,15 @@ Greedy or sampled; rows that have ended leave the batch. Works on token ids and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
 
+from icdtune.decoding.grouped import can_group, grouped, grouped_attention, roomy
 from icdtune.decoding.hardware import half_precision
-
-SPACE = 16
-"""Positions by which a cache layer grows at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,7 @@ def generate(
         mask[row, width - len(prompt) :] = 1
     ids, mask = ids.to(device), mask.to(device)
     cache = DynamicCache(config=model.config)
-    with _precision(device):
+    with _precision(device), ExitStack() as stack:
         out = model(
             input_ids=ids,
             attention_mask=mask,
@@ -71,50 +69,52 @@ def generate(
             use_cache=True,
             logits_to_keep=1,
         )
-    if answers > 1:
-        cache.batch_repeat_interleave(answers)
-        mask = mask.repeat_interleave(answers, 0)
-    logits = out.logits[:, -1].float().repeat_interleave(answers, 0)
-    _roomy(cache)
-    place = mask.sum(1)
-    total = len(prompts) * answers
-    tokens: list[list[int]] = [[] for _ in range(total)]
-    chances: list[list[float]] = [[] for _ in range(total)]
-    ended = [False] * total
-    rows = torch.arange(total, device=device)
-    stops = torch.tensor(list(end_ids), device=device)
-    for step in range(max_new_tokens):
-        chosen, chance = _choose(logits, temperature, generator)
-        for row, token, value in zip(rows.tolist(), chosen.tolist(), chance.tolist(), strict=True):
-            tokens[row].append(token)
-            chances[row].append(value)
-        going = ~torch.isin(chosen, stops)
-        for row in rows[~going].tolist():
-            ended[row] = True
-        if step + 1 == max_new_tokens or not bool(going.any()):
-            break
-        if not bool(going.all()) and int(going.sum()) <= 0.8 * len(going):
-            keep = going.nonzero().flatten()
-            cache.batch_select_indices(keep)
-            rows, mask, place = rows[keep], mask[keep], place[keep]
-            chosen, going = chosen[keep], going[keep]
-        # Rows that have ended but were not yet taken out go on unheard.
-        with _precision(device):
-            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+        place = mask.sum(1).repeat_interleave(answers, 0)
+        together = answers > 1 and can_group(model, cache)
+        if together:
+            cache = grouped(cache, mask)
+            stack.enter_context(grouped_attention(model, cache))
+        else:
+            if answers > 1:
+                cache.batch_repeat_interleave(answers)
+            cache = roomy(cache)
+            mask = mask.repeat_interleave(answers, 0)
+        logits = out.logits[:, -1].float().repeat_interleave(answers, 0)
+        total = len(prompts) * answers
+        tokens: list[list[int]] = [[] for _ in range(total)]
+        chances: list[list[float]] = [[] for _ in range(total)]
+        rows = torch.arange(total, device=device)
+        going = torch.ones(total, dtype=torch.bool, device=device)
+        stops = torch.tensor(list(end_ids), device=device)
+        for step in range(max_new_tokens):
+            chosen, chance = _choose(logits, temperature, generator)
+            for row, token, value in zip(
+                rows.tolist(), chosen.tolist(), chance.tolist(), strict=True
+            ):
+                tokens[row].append(token)
+                chances[row].append(value)
+            going &= ~torch.isin(chosen, stops)
+            if step + 1 == max_new_tokens or not bool(going.any()):
+                break
+            if not together and int(going.sum()) <= 0.8 * len(going):
+                keep = going.nonzero().flatten()
+                cache.batch_select_indices(keep)
+                rows, mask, place = rows[keep], mask[keep], place[keep]
+                chosen, going = chosen[keep], going[keep]
+            # Rows that have ended and are still in the batch go on unheard.
+            if not together:
+                mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
             out = model(
                 input_ids=chosen[:, None],
-                attention_mask=mask,
+                attention_mask=None if together else mask,
                 position_ids=place[:, None],
                 past_key_values=cache,
                 use_cache=True,
             )
-        place = place + 1
-        logits = out.logits[:, -1].float()
-        if not bool(going.all()):
-            logits[~going] = float("-inf")
-            logits[~going, stops[0]] = 0.0
+            place = place + 1
+            logits = out.logits[:, -1].float()
     flat = [
-        _until_end(t, c, e, set(end_ids)) for t, c, e in zip(tokens, chances, ended, strict=True)
+        _until_end(ids, chance, set(end_ids)) for ids, chance in zip(tokens, chances, strict=True)
     ]
     return [flat[i : i + answers] for i in range(0, total, answers)]
 
@@ -181,51 +181,10 @@ def _choose(
     return chosen, chances.gather(-1, chosen[:, None])[:, 0]
 
 
-def _until_end(ids: list[int], chances: list[float], ended: bool, ends: set[int]) -> Generated:
-    size = next((i + 1 for i, token in enumerate(ids) if token in ends), len(ids))
-    return Generated(ids[:size], chances[:size], ended)
+def _until_end(ids: list[int], chances: list[float], ends: set[int]) -> Generated:
+    size = next((i + 1 for i, token in enumerate(ids) if token in ends), 0)
+    return Generated(ids[: size or None], chances[: size or None], size > 0)
 
 
 def _precision(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=half_precision(device))
-
-
-def _roomy(cache: DynamicCache) -> None:
-    """Let the layers of a cache grow in place: plain ones copy everything for every token."""
-    for layer in cache.layers:
-        if type(layer) is DynamicLayer:
-            layer.__class__ = RoomyLayer
-            layer.store = None
-
-
-class RoomyLayer(DynamicLayer):
-    """A dynamic cache layer with spare room behind its last position."""
-
-    keys: torch.Tensor
-    values: torch.Tensor
-    store: tuple[torch.Tensor, torch.Tensor] | None
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append in place; copies once every `SPACE` positions."""
-        old, new = self.keys.shape[-2], self.keys.shape[-2] + key_states.shape[-2]
-        if self.store is None or self.store[0].shape[-2] < new:
-            self.store = (_grown(self.keys, new), _grown(self.values, new))
-        keys, values = self.store
-        keys[..., old:new, :] = key_states
-        values[..., old:new, :] = value_states
-        self.keys, self.values = keys[..., :new, :], values[..., :new, :]
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Keep some rows."""
-        self.store = None
-        super().batch_select_indices(indices)
-
-
-def _grown(states: torch.Tensor, size: int) -> torch.Tensor:
-    *shape, length, width = states.shape
-    room = states.new_empty((*shape, size + SPACE, width))
-    room[..., :length, :] = states
-    return room

@@ -42,6 +42,8 @@ CURVES = (
 class Reinforced(GenerativeCoder):
     """What GRPO and PHI share: the start, the trainer, and what is written down of a run."""
 
+    parts = (*GenerativeCoder.parts, "posttrain")
+
     def __init__(
         self,
         start: Path,

@@ -38,6 +38,8 @@ class SFT(GenerativeCoder):
         prompt_budget, answer_budget: tokens of prompt and answer.
     """
 
+    parts = (*GenerativeCoder.parts, "posttrain/sft.py", "posttrain/training.py")
+
     def __init__(
         self,
         model: str = "tiny",

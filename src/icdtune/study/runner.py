@@ -20,6 +20,7 @@ from typing import Any
 import icdtune
 import icdtune.posttrain
 from icdtune.coders.base import (
+    base_model,
     coder_source,
     load_coder,
     make_coder,
@@ -137,8 +138,8 @@ def _left_out(study: Study) -> dict[str, str]:
         given = choice.options | dict.fromkeys(choice.uses, ".")
         make_coder(choice.coder, given)  # an unknown coder or option stops before any work
         try:
-            if "model" in choice.options:
-                model_path(str(choice.options["model"]))
+            if model := base_model(choice.coder, choice.options):
+                model_path(model)
         except MissingModelError as error:
             if not choice.optional:
                 raise
@@ -250,10 +251,20 @@ def _trained(study: Study, task: Task, run: Run) -> str:
             run.choice.coder,
             coder_source(run.choice.coder),
             run.choice.options,
+            _base_files(run.choice),
             {option: _trained(study, task, used) for option, used in run.uses.items()},
             run.seed,
         ]
     )
+
+
+def _base_files(choice: CoderChoice) -> Any:
+    """Name, size and time of the base model's files; its name where it comes from a hub."""
+    model = base_model(choice.coder, choice.options)
+    if model is None:
+        return None
+    path = Path(model_path(model))
+    return _files(path) if path.is_dir() else model
 
 
 def _predict(study: Study, task: Task, run: Run, announce: Announce) -> Predictions:
