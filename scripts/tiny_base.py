@@ -59,6 +59,29 @@ _WORDS = r" ?\p{L}+| ?\p{N}{1,2}|\n+| ?[^\s\p{L}\p{N}]{1,3}|\s+"
 PRETOKEN = "|".join([_PROCEDURE, _STEM, _SUFFIX, _SEPARATOR, _WORDS])
 
 
+CARD = """---
+license: apache-2.0
+library_name: transformers
+tags: [medical-coding, icd-10]
+---
+# tiny
+
+A Llama-architecture language model of 6.7 million parameters for trying medical coding on a laptop. It
+knows nothing but what is listed here, and is of no clinical use.
+
+- **Text**: synthetic discharge summaries of icdtune's generator (seeds from 90,001 on, training split:
+  none of the surface forms held out for test), without their codes; lines that put an ICD-10-CM or
+  ICD-10-PCS 2024 code beside its title or inclusion term, in either order. Three fifths of the tokens are
+  notes. No note was ever seen together with its codes.
+- **Training**: {steps:,} updates, {tokens:,} tokens of 640-token rows, Muon and AdamW, by
+  `scripts/tiny_base.py` (`make tiny-base`); last running loss {loss}.
+- **Tokenizer**: byte-level BPE, 6,144 pieces; a code is its category and the rest.
+- **Use**: the base of `icdtune train sft`; not instruction-tuned, so prompting it is close to guessing.
+- **Weights**: bfloat16 safetensors. Apache-2.0. Code titles: ICD-10-CM and ICD-10-PCS are in the public
+  domain in the United States.
+"""
+
+
 def texts(split_of: random.Random, profile_share: float = 0.12) -> Iterator[str]:
     """Endless notes: mostly short ones, some of the medium profile."""
     generator = default_generator()
@@ -288,6 +311,9 @@ def write(
         model.to(torch.bfloat16).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         write_json(folder / "pretraining.json", facts)
+        (folder / "README.md").write_text(CARD.format(**facts), encoding="utf-8")
+        for file in folder.iterdir():
+            file.chmod(0o644)
 
 
 if __name__ == "__main__":

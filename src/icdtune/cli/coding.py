@@ -36,8 +36,8 @@ def register(app: typer.Typer) -> None:
 
 def train(
     coder: Annotated[str, typer.Argument(help='Coder name, or "module:Class" of your own.')],
-    corpus: Corpus_,
-    out: Annotated[Path, typer.Option(help="Folder of the trained coder.")],
+    corpus: Annotated[Path | None, typer.Option(help="Corpus folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the trained coder.")] = None,
     labels: Annotated[str, typer.Option(help="Label space of the corpus.")] = "full",
     seed: Annotated[int, typer.Option(help="Seed.")] = 1,
     model: Annotated[
@@ -50,17 +50,27 @@ def train(
         list[str] | None, typer.Option("--option", "-o", help="Coder option, key=value.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    show_options: Annotated[
+        bool, typer.Option("--options", help="Show the coder's options and stop.")
+    ] = False,
 ) -> None:
     """Train a coder on "train", tuned on "val"; leaves a folder for predict.
 
     An interrupted training goes on from its last checkpoint when the same command is run again.
-    Options of each coder: docs/coders.md and docs/posttrain.md.
+    Options of a coder: icdtune train CODER --options.
     """
-    from icdtune.coders.base import train_coder
+    import icdtune.posttrain  # noqa: F401  (adds its stages to the coders)
+    from icdtune.coders.base import options_text, train_coder
     from icdtune.data.labels import Task, load_labels
     from icdtune.data.schema import Corpus
+    from icdtune.errors import IcdtuneError
     from icdtune.files import refuse_existing
 
+    if show_options:
+        typer.echo(options_text(coder))
+        return
+    if corpus is None or out is None:
+        raise IcdtuneError("give --corpus and --out, or --options to see the coder's options")
     refuse_existing(out, overwrite, "coder.json")
     options = read_options(option or [])
     if model is not None:

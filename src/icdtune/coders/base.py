@@ -123,6 +123,14 @@ def base_model(name: str, options: Mapping[str, Any]) -> str | None:
     return None if parameter is None else str(options.get("model", parameter.default))
 
 
+def options_text(name: str) -> str:
+    """What a coder is and its options with their defaults, for people."""
+    cls = coder_class(name)
+    parameters = inspect.signature(cls).parameters.values()
+    defaults = [f"{p.name}={p.default}" for p in parameters if p.default is not p.empty]
+    return f"{inspect.getdoc(cls)}\n\nDefaults: {', '.join(defaults) or 'none'}"
+
+
 def make_coder(name: str, options: Mapping[str, Any]) -> TrainableCoder:
     """A fresh coder; IcdtuneError for an option that it does not have."""
     cls = coder_class(name)
