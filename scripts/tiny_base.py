@@ -71,8 +71,8 @@ knows nothing but what is listed here, and is of no clinical use.
 
 - **Text**: synthetic discharge summaries of icdtune's generator (seeds from 90,001 on, training split:
   none of the surface forms held out for test), without their codes; lines that put an ICD-10-CM or
-  ICD-10-PCS 2024 code beside its title or inclusion term, in either order. Three fifths of the tokens are
-  notes. No note was ever seen together with its codes.
+  ICD-10-PCS 2024 code beside its title or inclusion term, in either order. Three fifths of the tokens
+  are notes. No note was ever seen together with its codes.
 - **Training**: {steps:,} updates, {tokens:,} tokens of 640-token rows, Muon and AdamW, by
   `scripts/tiny_base.py` (`make tiny-base`); last running loss {loss}.
 - **Tokenizer**: byte-level BPE, 6,144 pieces; a code is its category and the rest.
