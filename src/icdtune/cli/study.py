@@ -77,7 +77,10 @@ def _run(file: Path, out: Path, as_json: bool) -> None:
 
 def print_results(results: dict[str, Any]) -> None:
     """Print the study's table: one row a coder, percent with 95% intervals by patient."""
-    first = results["coders"][0]["metrics"]
+    from icdtune.study.formats import shown_name
+
+    whole = [row for row in results["coders"] if row.get("notes") is None]
+    first = (whole or results["coders"])[0]["metrics"]
     title = (
         f"{results['name']}: {results['corpus']['name']} {results['split']}, "
         f"{first['notes']:,} notes, {results['label_space']['size']:,} codes "
@@ -91,17 +94,22 @@ def print_results(results: dict[str, Any]) -> None:
         seconds = row["seconds"]["train"] + row["seconds"]["predict"]
         cells = [with_interval(metrics[name]) for name in names[:2]]
         cells += [f"{metrics[name]['value'] * 100:.1f}" for name in names[2:]]
-        rows.append([row["name"], *cells, f"{seconds:.1f}"])
+        rows.append([shown_name(row), *cells, f"{seconds:.1f}"])
     print_table(title, columns, rows)
+    for name, reason in (results.get("left_out") or {}).items():
+        typer.echo(f"left out: {name}: {reason}")
+    compared = {"micro_f1": "micro-F1", "macro_f1": "macro-F1", "1-9 macro_f1": "macro-F1 1-9"}
+    shown = [key for key in compared if any(key in p["metrics"] for p in results["comparisons"])]
     tests = [
         [
             f"{pair['second']} - {pair['first']}",
             *(
-                f"{difference(test)} p={test['p']:.3f}"
-                for test in (pair["metrics"]["micro_f1"], pair["metrics"]["macro_f1"])
+                f"{difference(test)} p={test['p']:.3f}" if test else "-"
+                for test in (pair["metrics"].get(key) for key in shown)
             ),
         ]
         for pair in results["comparisons"]
     ]
     if tests:
-        print_table("Paired differences", ["pair", "micro-F1#", "macro-F1#"], tests)
+        columns = ["pair", *(f"{compared[key]}#" for key in shown)]
+        print_table("Paired differences", columns, tests)

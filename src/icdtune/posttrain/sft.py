@@ -19,7 +19,7 @@ from icdtune.prompts.prompt import check_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-IGNORED = -100
+IGNORED = -100  # transformers' mark of a token without loss
 Rate = Annotated[float, Field(gt=0)]
 
 
@@ -38,7 +38,12 @@ class SFT(GenerativeCoder):
         prompt_budget, answer_budget: tokens of prompt and answer.
     """
 
-    parts = (*GenerativeCoder.parts, "posttrain/sft.py", "posttrain/training.py")
+    parts = (
+        *GenerativeCoder.parts,
+        "posttrain/sft.py",
+        "posttrain/answer_loss.py",
+        "posttrain/training.py",
+    )
 
     def __init__(
         self,
@@ -82,7 +87,9 @@ class SFT(GenerativeCoder):
         rate = self._rate or (1e-4 if rank else 1e-3)
 
         from datasets import Dataset
-        from trl import SFTConfig, SFTTrainer
+        from trl import SFTConfig
+
+        from icdtune.posttrain.answer_loss import AnswerLossTrainer, LeftPadded
 
         common = arguments(
             work, seed, steps, max(20, steps // 5), half_precision(coder.model.device)
@@ -97,11 +104,12 @@ class SFT(GenerativeCoder):
             dataset_kwargs={"skip_prepare_dataset": True},
             max_length=None,
         )
-        trainer = SFTTrainer(
+        trainer = AnswerLossTrainer(
             model=coder.model,
             args=config,
             train_dataset=Dataset.from_list(rows),
             processing_class=coder.tokenizer,
+            data_collator=LeftPadded(coder.tokenizer.pad_token_id),
             peft_config=lora(rank, rank) if rank else None,
         )
         run(trainer, work, "Fine-tune")

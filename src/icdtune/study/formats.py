@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 Value = Mapping[str, float]
 
@@ -38,3 +39,19 @@ def format_duration(seconds: float | None) -> str:
 def format_p(p: float) -> str:
     """A p-value with three decimals."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def format_count(count: float | None) -> str:
+    """A count, with one decimal where it is a mean that is not whole; "–" for none."""
+    if count is None:
+        return "–"
+    return f"{count:,.1f}".removesuffix(".0")
+
+
+def shown_name(coder: Mapping[str, Any]) -> str:
+    """A row's name, with the number of notes where it predicted only so many."""
+    notes = coder.get("notes")
+    if notes is None:
+        return str(coder["name"])
+    count = min(notes, coder["metrics"].get("notes", notes))
+    return f"{coder['name']} ({count:,} note{'s' * (count != 1)})"

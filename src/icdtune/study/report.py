@@ -21,8 +21,17 @@ from plotly.offline import get_plotlyjs
 from icdtune.codes.systems import get_system
 from icdtune.errors import IcdtuneError
 from icdtune.files import atomic_file, read_json
-from icdtune.study.formats import Value, format_duration, format_interval, format_p, format_value
+from icdtune.study.formats import (
+    Value,
+    format_count,
+    format_duration,
+    format_interval,
+    format_p,
+    format_value,
+    shown_name,
+)
 from icdtune.study.note_view import example_view
+from icdtune.study.training_view import COLOURS, cost_rows, training_charts, training_view
 
 TEMPLATES = Path(__file__).parent / "templates"
 BIN_TITLES = {"1-9": "1–9", "10-49": "10–49", ">=50": "≥ 50"}
@@ -33,7 +42,13 @@ METRIC_TITLES = {
     "sample_f1": "mean F1 of a note",
     "exact_match": "exact match",
     "map": "MAP",
+    **{
+        f"{bin_} macro_f1": f"macro-F1, codes of {title} training notes"
+        for bin_, title in {"0": "0", **BIN_TITLES}.items()
+    },
 }
+RARE = "1-9 macro_f1"
+"""Metric that has a column of its own in the paired table."""
 
 
 @dataclass(frozen=True)
@@ -112,30 +127,49 @@ def render_page(results: Mapping[str, Any]) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters.update(
-        value=format_value, interval=format_interval, duration=format_duration, p=format_p
+        value=format_value,
+        interval=format_interval,
+        duration=format_duration,
+        count=format_count,
+        p=format_p,
+        shown_name=shown_name,
     )
     coders = results["coders"]
-    first = coders[0]["metrics"] if coders else {}
+    ranked = whole_rows(coders)
+    first = ranked[0]["metrics"] if ranked else {}
+    training = training_view(coders)
     protected = bool(results["corpus"]["protected"])
     examples = [] if protected else [example_view(e, results) for e in results["examples"]]
-    data = {"charts": chart_data(coders), "codes": code_columns(coders, results["titles"])}
+    data = {
+        "charts": chart_data(coders),
+        "training": training_charts(training),
+        "codes": code_columns(coders, results["titles"]),
+    }
     return environment.get_template("report.html.j2").render(
         r=results,
         first=first,
         has_intervals=any("low" in coder["metrics"]["metrics"]["micro_f1"] for coder in coders),
         columns=COLUMNS,
-        groups=[*Counter(column.group for column in COLUMNS).items(), ("Time", 2)],
+        groups=Counter(column.group for column in COLUMNS).items(),
         published=PUBLISHED,
         leaders={
-            column.key: leaders(column.key, coders, results["comparisons"])
+            column.key: leaders(column.key, ranked, results["comparisons"])
             for column in COLUMNS
             if column.ranked
         },
-        best=best_name(coders, "micro_f1"),
+        best=best_name(ranked, "micro_f1"),
+        ranked=ranked,
+        subsets=[shown_name(coder) for coder in coders if coder not in ranked],
+        left_out=by_reason(results.get("left_out") or {}),
+        costs=cost_rows(coders),
+        training=training,
+        colours=COLOURS,
         rule=describe_rule(results["label_space"]["rule"]),
         bin_titles=BIN_TITLES,
         metric_titles=METRIC_TITLES,
         comparisons=comparison_rows(results["comparisons"]),
+        has_rare=any(RARE in pair["metrics"] for pair in results["comparisons"]),
+        has_notes=any("notes" in pair for pair in results["comparisons"]),
         protected=protected,
         systems=[get_system(name).title for name in results["corpus"]["code_systems"].values()],
         examples=examples,
@@ -162,6 +196,19 @@ def script_json(value: Any) -> str:
 def to_yaml(value: Any) -> str:
     """Settings as their file would write them."""
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100).strip()
+
+
+def whole_rows(coders: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """The rows that predicted every note, which alone are ranked; all rows where there is none."""
+    return [coder for coder in coders if coder.get("notes") is None] or coders
+
+
+def by_reason(left_out: Mapping[str, str]) -> dict[str, list[str]]:
+    """Why rows were left out -> their names."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in left_out.items():
+        reasons.setdefault(reason, []).append(name)
+    return reasons
 
 
 def best_name(coders: Sequence[Mapping[str, Any]], key: str) -> str | None:
@@ -214,7 +261,8 @@ def comparison_rows(comparisons: Sequence[Mapping[str, Any]]) -> dict[str, list[
                 outcome = "no interval"
             elif _excludes_zero(value):
                 outcome = f"{comparison['second' if value['difference'] > 0 else 'first']} higher"
-            row = {"first": comparison["first"], "second": comparison["second"]}
+            row = {name: comparison.get(name) for name in ("first", "second", "notes")}
+            row["rare"] = comparison["metrics"].get(RARE)
             rows.setdefault(key, []).append({**row, "value": value, "outcome": outcome})
     for group in rows.values():
         ends = ("low", "high", "difference")
@@ -230,7 +278,7 @@ def chart_data(coders: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     keys = ("micro_f1", "macro_f1")
     by_bin = [{b["bin"]: b for b in coder["metrics"]["by_frequency"]} for coder in coders]
     return {
-        "coders": [coder["name"] for coder in coders],
+        "coders": [shown_name(coder) for coder in coders],
         "ladder": {key: [_metric(coder, key) or None for coder in coders] for key in keys},
         "bins": [
             {
@@ -239,7 +287,7 @@ def chart_data(coders: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 "mentions": bin_["mentions"],
                 **{key: [bins.get(bin_["bin"], {}).get(key) for bins in by_bin] for key in keys},
             }
-            for bin_ in (coders[0]["metrics"]["by_frequency"] if coders else [])
+            for bin_ in (whole_rows(coders)[0]["metrics"]["by_frequency"] if coders else [])
             if bin_["codes"]
         ],
     }

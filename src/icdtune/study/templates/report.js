@@ -137,9 +137,92 @@
     return Plotly.react(target, drawn, layout, { displayModeBar: false });
   };
 
+  // ---- training ---------------------------------------------------------------------------------
+  const { loss, reward, pools } = data.training;
+  const COLOURS = 4;
+  const stroke = ({ colour }, rung) => (
+    { color: colour(`--rung-${rung % COLOURS}`), dash: rung >= COLOURS ? "dash" : "solid" });
+  const spoken = (value) => (Number.isInteger(value) ? number.format(value) : value.toPrecision(3));
+
+  // Raw values faint, their running mean strong; one strong line where there are too few for a mean.
+  const curve = (look, { name, rung, step, raw, mean }, what, axis) => {
+    const line = stroke(look, rung);
+    const common = { type: "scatter", mode: step.length > 1 ? "lines" : "markers", x: step, name,
+                     xaxis: `x${axis}`, yaxis: `y${axis}`, hoverinfo: "text" };
+    const faint = { ...common, y: raw, line: { ...line, width: 1 }, opacity: 0.35, hoverinfo: "skip" };
+    const strong = { ...common, y: mean ?? raw, line: { ...line, width: 2.2 }, marker: { color: line.color },
+      text: step.map((at, i) => `${literal(name)}<br>update ${at}: ${what} ${spoken(raw[i])}`
+        + (mean ? ` (mean ${spoken(mean[i])})` : "")) };
+    return mean ? [faint, strong] : [strong];
+  };
+  const plain = ({ colour }, more) => ({
+    fixedrange: true, zeroline: false, gridcolor: colour("--line"), automargin: false, nticks: 6,
+    tickfont: { size: 12, color: colour("--muted") }, ...more,
+  });
+  const heading = (text, x, y) => ({ text, xref: "paper", yref: "paper", x, y, xanchor: "left",
+    yanchor: "bottom", yshift: 5, align: "left", showarrow: false });
+  const HIGH = 180;
+
+  // Panels in a grid, each with its own vertical scale; fill(panel, axis) gives a panel's traces.
+  const grid = (target, look, width, panels, fill) => {
+    const columns = Math.min(panels.length, width >= 900 ? 3 : width >= 620 ? 2 : 1);
+    const rows = Math.ceil(panels.length / columns);
+    const [head, foot, left] = [28, 44, 52];
+    const margin = { l: left, r: 14, t: 0, b: 0 };
+    const inner = rows * (head + HIGH + foot);
+    const layout = { ...base(look, inner, width), margin, hovermode: "closest" };
+    const gap = columns > 1 ? (left + 14) / Math.max(200, width - left - 14) : 0;
+    const wide = (1 - gap * (columns - 1)) / columns;
+    const traces = panels.flatMap((panel, at) => {
+      const axis = at ? String(at + 1) : "";
+      const x = (at % columns) * (wide + gap);
+      const top = 1 - (Math.floor(at / columns) * (head + HIGH + foot) + head) / inner;
+      layout[`xaxis${axis}`] = plain(look, { domain: [x, x + wide], anchor: `y${axis}`, showgrid: false,
+        title: { text: panel.below, standoff: 4, font: { size: 12, color: look.colour("--muted") } },
+        ...panel.x });
+      layout[`yaxis${axis}`] = plain(look, { domain: [Math.max(0, top - HIGH / inner), top],
+        anchor: `x${axis}`, ...panel.y });
+      layout.annotations.push(heading(`<b>${literal(panel.title)}</b>`, x, top));
+      return fill(panel, axis);
+    });
+    return Plotly.react(target, traces, layout, { displayModeBar: false });
+  };
+
+  const drawLoss = (target, look, width) =>
+    grid(target, look, width, loss.map((rung) => ({ rung, title: rung.name, below: "update" })),
+      ({ rung }, axis) => curve(look, rung, "loss", axis));
+
+  const drawReward = (target, look, width) => Plotly.react(target,
+    reward.flatMap((rung) => curve(look, rung, "reward", "")), {
+      ...base(look, 300, width), margin: { l: 52, r: 14, t: 8, b: 42 },
+      xaxis: plain(look, { showgrid: false, nticks: 10,
+        title: { text: "update", standoff: 4, font: { size: 12, color: look.colour("--muted") } } }),
+      yaxis: plain(look, {}),
+    }, { displayModeBar: false });
+
+  const drawPools = (target, look, width) => {
+    const rounds = { dtick: 1, tick0: 0, nticks: 0 };
+    const panels = [
+      { key: "pool", title: "Pool size (missed codes)", below: "round", x: rounds, y: { rangemode: "tozero" } },
+      { key: "hinted_recall", title: "Recall of hinted codes", below: "round", x: rounds,
+        y: { range: [0, 1.02], dtick: 0.2, tickformat: ".1f" } },
+    ].filter(({ key }) => pools.some((row) => row[key].some((value) => value !== null)));
+    const last = Math.max(...pools.flatMap((row) => row.round));
+    rounds.range = [-0.25, last + 0.25];
+    return grid(target, look, Math.min(width, 860), panels, ({ key, title }, axis) => pools.map((row) => ({
+      type: "scatter", mode: "lines+markers", name: row.name, x: row.round, y: row[key],
+      xaxis: `x${axis}`, yaxis: `y${axis}`, line: { ...stroke(look, row.rung), width: 2.2 },
+      marker: { size: 8, color: stroke(look, row.rung).color }, hoverinfo: "text", cliponaxis: false,
+      text: row.round.map((at, i) => (row[key][i] === null ? ""
+        : `${literal(row.name)}<br>round ${at}: ${title.toLowerCase()} ${spoken(row[key][i])}`)),
+    })));
+  };
+
+  const drawers = Object.entries({
+    ladder: drawLadder, bins: drawBins, loss: drawLoss, reward: drawReward, pools: drawPools });
   const draw = (width = null) => {
     const look = theme();
-    for (const [id, drawer] of [["ladder", drawLadder], ["bins", drawBins]]) {
+    for (const [id, drawer] of drawers) {
       const target = byId(id);
       if (target && coders.length) drawer(target, look, width ?? target.clientWidth);
     }
