@@ -48,10 +48,16 @@ def format_count(count: float | None) -> str:
     return f"{count:,.1f}".removesuffix(".0")
 
 
-def shown_name(coder: Mapping[str, Any]) -> str:
-    """A row's name, with the number of notes where it predicted only so many."""
+def format_subset(coder: Mapping[str, Any]) -> str:
+    """The notes of a row that predicted only so many, "60 notes"; nothing for other rows."""
     notes = coder.get("notes")
     if notes is None:
-        return str(coder["name"])
+        return ""
     count = min(notes, coder["metrics"].get("notes", notes))
-    return f"{coder['name']} ({count:,} note{'s' * (count != 1)})"
+    return f"{count:,} note{'s' * (count != 1)}"
+
+
+def shown_name(coder: Mapping[str, Any]) -> str:
+    """A row's name, with the number of notes where it predicted only so many."""
+    subset = format_subset(coder)
+    return f"{coder['name']} ({subset})" if subset else str(coder["name"])

@@ -27,6 +27,7 @@ from icdtune.study.formats import (
     format_duration,
     format_interval,
     format_p,
+    format_subset,
     format_value,
     shown_name,
 )
@@ -132,6 +133,7 @@ def render_page(results: Mapping[str, Any]) -> str:
         duration=format_duration,
         count=format_count,
         p=format_p,
+        subset=format_subset,
         shown_name=shown_name,
     )
     coders = results["coders"]
@@ -159,7 +161,8 @@ def render_page(results: Mapping[str, Any]) -> str:
         },
         best=best_name(ranked, "micro_f1"),
         ranked=ranked,
-        subsets=[shown_name(coder) for coder in coders if coder not in ranked],
+        subsets=[shown_name(coder) for coder in coders if coder.get("notes") is not None],
+        unranked=len(coders) - len(ranked),
         left_out=by_reason(results.get("left_out") or {}),
         costs=cost_rows(coders),
         training=training,
@@ -199,8 +202,14 @@ def to_yaml(value: Any) -> str:
 
 
 def whole_rows(coders: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    """The rows that predicted every note, which alone are ranked; all rows where there is none."""
-    return [coder for coder in coders if coder.get("notes") is None] or coders
+    """The rows that predicted the most notes (every note, but in odd studies): they alone are ranked."""
+
+    def size(coder: Mapping[str, Any]) -> float:
+        notes = coder.get("notes")
+        return float("inf") if notes is None else float(notes)
+
+    most = max(map(size, coders), default=0.0)
+    return [coder for coder in coders if size(coder) == most]
 
 
 def by_reason(left_out: Mapping[str, str]) -> dict[str, list[str]]:

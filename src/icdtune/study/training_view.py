@@ -110,10 +110,14 @@ def average_steps(histories: Iterable[Iterable[Mapping[str, Any]]], key: str) ->
 
 
 def running_mean(values: Sequence[float], half: int) -> list[float]:
-    """Means over up to `half` values on either side, as many on both: the ends are not shifted."""
+    """Means over up to `half` values on either side.
+
+    No more values after than before, so that a steep start is not flattened; the end, where there
+    are fewer after, is still a mean of `half` values before it.
+    """
     means = []
     for at in range(len(values)):
-        reach = min(half, at, len(values) - 1 - at)
+        reach = min(half, at)
         near = values[at - reach : at + reach + 1]
         means.append(sum(near) / len(near))
     return means

@@ -156,7 +156,7 @@
     return mean ? [faint, strong] : [strong];
   };
   const plain = ({ colour }, more) => ({
-    fixedrange: true, zeroline: false, gridcolor: colour("--line"), automargin: false, nticks: 6,
+    fixedrange: true, zeroline: false, gridcolor: colour("--line"), automargin: false, nticks: 6, ticklabelstandoff: 6,
     tickfont: { size: 12, color: colour("--muted") }, ...more,
   });
   const heading = (text, x, y) => ({ text, xref: "paper", yref: "paper", x, y, xanchor: "left",
@@ -203,7 +203,7 @@
   const drawPools = (target, look, width) => {
     const rounds = { dtick: 1, tick0: 0, nticks: 0 };
     const panels = [
-      { key: "pool", title: "Pool size (missed codes)", below: "round", x: rounds, y: { rangemode: "tozero" } },
+      { key: "pool", title: "Pool size (missed codes)", below: "round", x: rounds, y: { rangemode: "tozero", tickformat: ",~r" } },
       { key: "hinted_recall", title: "Recall of hinted codes", below: "round", x: rounds,
         y: { range: [0, 1.02], dtick: 0.2, tickformat: ".1f" } },
     ].filter(({ key }) => pools.some((row) => row[key].some((value) => value !== null)));
