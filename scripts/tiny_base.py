@@ -2,7 +2,7 @@
 
 Reads: synthetic notes of its own seeds (their text only, training split, so that no held-out surface
 form occurs) and lines "code title" and "title code" of the code tables, inclusion terms among the
-titles. It never sees a note together with its codes. Runs on two cores for about an hour; interrupted,
+titles. It never sees a note together with its codes. Runs on two cores for about half an hour; interrupted,
 it goes on from its last checkpoint.
 
     python scripts/tiny_base.py --work runs/tiny-base --out src/icdtune/assets/tiny
@@ -211,7 +211,7 @@ def scale(step: int, steps: int) -> float:
 def main(
     work: Annotated[Path, typer.Option(help="Folder of tokenizer, rows and checkpoint.")],
     out: Annotated[Path, typer.Option(help="Folder of the finished model.")],
-    steps: int = 2400,
+    steps: int = 1400,
     share: float = 0.6,
     threads: int = 2,
 ) -> None:

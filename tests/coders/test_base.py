@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,3 +106,108 @@ def test_training_refuses_unlabelled_notes_and_leaves_nothing(tmp_path: Path) ->
     with pytest.raises(IcdtuneError, match="note b is unlabelled"):
         train_coder("bow", task, tmp_path / "coder", 1, {})
     assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+
+
+# The work folder of a training that was interrupted
+
+STOPPING = """
+from icdtune.data.predictions import Prediction, Predictions
+from icdtune.files import read_json, write_json
+
+
+class Stopping:
+    \"\"\"Counts its attempts in the work folder, and fails until `attempts` were made.\"\"\"
+
+    def __init__(self, attempts: int = 3, keep: bool = True, start: str = "") -> None:
+        self.attempts, self.keep, self.made = attempts, keep, 0
+
+    def fit(self, task, seed, work):
+        path = work / "checkpoint" / "made.json" if self.keep else work / "made.json"
+        self.made = (read_json(path) if path.exists() else 0) + 1
+        write_json(path, self.made)
+        if self.made < self.attempts:
+            raise KeyboardInterrupt
+
+    def predict(self, notes):
+        return Predictions(Prediction(note.note_id, ()) for note in notes)
+
+    def save(self, folder):
+        write_json(folder / "made.json", self.made)
+
+    @classmethod
+    def load(cls, folder):
+        return cls()
+"""
+
+
+@pytest.fixture
+def stopping(tmp_path: Path, task: Task, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Train a coder of one's own until it is done or stops; the attempts that its folder tells of."""
+    (tmp_path / "plugin").mkdir()
+    (tmp_path / "plugin" / "stopping_coder.py").write_text(STOPPING)
+    monkeypatch.syspath_prepend(tmp_path / "plugin")
+    monkeypatch.delitem(sys.modules, "stopping_coder", raising=False)
+
+    def train(seed: int = 1, **options: Any) -> int:
+        folder = tmp_path / "out" / "coder"
+        train_coder("stopping_coder:Stopping", task, folder, seed, options)
+        return int(json.loads((folder / "made.json").read_text()))
+
+    return train
+
+
+def test_an_interrupted_training_finds_its_checkpoints_again(
+    stopping: Callable[..., int], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    for made in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            stopping()
+        assert [path.name for path in out.iterdir()] == [".coder.training"]
+        work = out / ".coder.training"
+        assert json.loads((work / "checkpoint" / "made.json").read_text()) == made
+    spent = json.loads((work / "seconds.json").read_text())
+    (work / "seconds.json").write_text(json.dumps(spent + 1000))
+    assert stopping() == 3
+    assert [path.name for path in out.iterdir()] == ["coder"]
+    assert json.loads((out / "coder" / "coder.json").read_text())["seconds"] > 1000  # all of it
+
+
+def test_checkpoints_of_other_settings_are_thrown_away(
+    stopping: Callable[..., int], tmp_path: Path
+) -> None:
+    changes: list[dict[str, Any]] = [{}, {"seed": 2}, {"seed": 2, "attempts": 4}]
+    for change in changes:
+        with pytest.raises(KeyboardInterrupt):
+            stopping(**change)
+        path = tmp_path / "out" / ".coder.training" / "checkpoint" / "made.json"
+        assert json.loads(path.read_text()) == 1
+    with (tmp_path / "plugin" / "stopping_coder.py").open("a") as source:
+        source.write("\n# another version\n")
+    with pytest.raises(KeyboardInterrupt):
+        stopping(**changes[-1])
+    assert json.loads(path.read_text()) == 1
+
+
+def test_an_interruption_without_a_checkpoint_leaves_nothing(
+    stopping: Callable[..., int], tmp_path: Path
+) -> None:
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            stopping(keep=False, attempts=2)
+        assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_coder_that_started_from_a_folder_begins_again_where_that_was_trained_again(
+    stopping: Callable[..., int], tmp_path: Path, task: Task
+) -> None:
+    """Options that name a coder's folder stand for what it holds."""
+    start = tmp_path / "start"
+    made = []
+    for seed in (1, 2):
+        train_coder("bow", task, start, seed, {"characters": 0}, overwrite=True)
+        with pytest.raises(KeyboardInterrupt):
+            stopping(start=str(start))
+        work = tmp_path / "out" / ".coder.training"
+        made.append(json.loads((work / "checkpoint" / "made.json").read_text()))
+    assert made == [1, 1]

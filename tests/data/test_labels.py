@@ -193,6 +193,55 @@ def test_a_task_leaves_the_text_as_it_is(corpus):
     ]
 
 
+def test_a_task_may_look_at_some_notes_only(corpus):
+    task = Task(corpus, space_of("I10", "E11.9", "J45.909"), only=frozenset({"c", "a", "f"}))
+    assert [n.note_id for n in task.notes("train")] == ["a", "c"]
+    assert task.gold("train")[0] == ["a", "c"]
+    assert task.gold("val")[0] == [n.note_id for n in task.notes("val")] == ["f"]
+    assert list(task.notes("test", gold=False)) == []
+
+
+@pytest.mark.parametrize(
+    ("count", "chosen"), [(1, "a"), (2, "ac"), (3, "abc"), (4, "abcd"), (9, "abcd")]
+)
+def test_a_sample_is_spread_evenly_over_the_split(corpus, count, chosen):
+    task = Task(corpus, space_of("I10")).sample("train", count)
+    assert [n.note_id for n in task.notes("train")] == list(chosen)
+    assert task.gold("train")[0] == list(chosen)
+
+
+def test_a_sample_is_of_the_notes_that_the_space_keeps(corpus):
+    task = Task(corpus, space_of("E11.9", empty_notes="drop")).sample("train", 2)
+    assert [n.note_id for n in task.notes("train")] == ["a", "c"]
+
+
+def test_a_sample_of_a_sample_is_the_same_one(corpus):
+    task = Task(corpus, space_of("I10")).sample("train", 2)
+    assert task.sample("train", 2) == task
+    assert task.sample("train", 1).gold("train")[0] == ["a"]
+
+
+def test_a_sample_has_the_size_asked_for_and_even_gaps(tmp_path):
+    with CorpusWriter(
+        tmp_path / "many",
+        name="many",
+        code_systems={"diagnosis": "icd10cm"},
+        source="a test",
+        options={},
+        protected=False,
+    ) as writer:
+        for i in range(23):
+            writer.add("train", Note(str(i), f"s-{i}", f"Text {i}.", ("I10",)))
+    task = Task(Corpus(tmp_path / "many"), space_of("I10"))
+    for count in range(1, 30):
+        places = [int(n) for n in task.sample("train", count).gold("train")[0]]
+        assert len(places) == min(count, 23)
+        gaps = {b - a for a, b in zip(places, places[1:], strict=False)}
+        assert not gaps or max(gaps) - min(gaps) <= 1
+        assert places[0] < 23 / count
+        assert 23 - places[-1] <= -(-23 // min(count, 23)) + 1
+
+
 def test_unlabelled_notes_are_refused_where_gold_is_needed(corpus):
     task = Task(corpus, space_of("I10", empty_notes="drop"))
     with pytest.raises(IcdtuneError, match='split "test": note g is unlabelled'):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from icdtune.coders.models import load_model, load_tokenizer
+from icdtune.coders.models import load_model, load_tokenizer, read_tokenizer
 from icdtune.data.predictions import Prediction, Predictions
 from icdtune.data.schema import Note, first_problem
 from icdtune.errors import IcdtuneError
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from icdtune.decoding.generate import Generated
 
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 CHUNK = 2_000
 """Notes that are in memory at once."""
 Budget = Annotated[int, Field(ge=1)]
@@ -154,7 +155,7 @@ class GenerativeCoder:
         if settings.weights == "here":
             self.model.save_pretrained(folder)
         for i, adapter in enumerate(self.carried):
-            for file in ("adapter_config.json", "adapter_model.safetensors"):
+            for file in ADAPTER:
                 (folder / "earlier" / str(i)).mkdir(parents=True, exist_ok=True)
                 shutil.copy(adapter / file, folder / "earlier" / str(i) / file)
         self.tokenizer.save_pretrained(folder)
@@ -172,7 +173,7 @@ class GenerativeCoder:
         except ValidationError as error:
             raise IcdtuneError(f"{path}: {first_problem(error)}") from None
         coder.settings = settings
-        coder.tokenizer = load_tokenizer(str(folder))
+        coder.tokenizer = read_tokenizer(str(folder), str(folder))
         coder.model = load_weights(settings, folder)
         return coder
 
@@ -184,8 +185,11 @@ def load_weights(settings: Settings, folder: Path) -> PreTrainedModel:
     for adapter in settings.adapters:
         from peft import PeftModel
 
+        for file in ADAPTER:
+            if not (folder / adapter / file).exists():
+                raise IcdtuneError(f"{folder} lacks {Path(adapter) / file}")
         merged = PeftModel.from_pretrained(model, str(folder / adapter)).merge_and_unload()
-        model = merged.eval()
+        model = merged.eval().requires_grad_(True)  # PEFT had frozen it
     return model
 
 

@@ -57,6 +57,7 @@ def model_path(name: str) -> str:
 
 def load_model(name: str, layers: int | None = None) -> PreTrainedModel:
     """A causal language model in fp32; with `layers`, only its first so many layers."""
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM
 
     path = model_path(name)
@@ -70,17 +71,22 @@ def load_model(name: str, layers: int | None = None) -> PreTrainedModel:
             if getattr(config, "layer_types", None):
                 config.layer_types = config.layer_types[:layers]
             model = AutoModelForCausalLM.from_pretrained(path, config=config, dtype="float32")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise _unreadable(name, error) from None
     return model.eval()
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """A model's tokenizer, padding on the left."""
+    return read_tokenizer(model_path(name), name)
+
+
+def read_tokenizer(path: str, name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer at a path, where a model need not be, padding on the left."""
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model_path(name))
+        tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise _unreadable(name, error) from None
     if tokenizer.pad_token_id is None:

@@ -7,10 +7,11 @@ cost as much as the layers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from transformers.trainer_pt_utils import get_length_grouped_indices
 from trl import SFTTrainer
 
 from icdtune.decoding.generate import positions
@@ -49,6 +50,35 @@ class AnswerLossTrainer(SFTTrainer):
         if num_items_in_batch is not None:
             loss = loss / num_items_in_batch
         return (loss, out) if return_outputs else loss
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> ByLength:
+        """Rows of similar length together, in an order of each epoch that a resumed run finds again."""
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        lengths = [len(ids) for ids in dataset["input_ids"]]
+        return ByLength(lengths, size, lambda: self.args.seed + (int(self.state.epoch or 0) << 32))
+
+
+class ByLength(torch.utils.data.Sampler[int]):
+    """Positions shuffled, rows of similar length in the same batch.
+
+    transformers' own sampler of this kind draws from the global generator, whose state an epoch began
+    with is lost to a run that goes on within it.
+
+    Args:
+        seed: asked whenever an epoch begins.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: Callable[[], int]) -> None:
+        self._lengths, self._batch_size, self._seed = list(lengths), batch_size, seed
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self._seed())
+        found = get_length_grouped_indices(self._lengths, self._batch_size, generator=generator)
+        return iter(found)
 
 
 class LeftPadded:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,8 +18,6 @@ from icdtune.files import read_json
 from icdtune.posttrain.curriculum import Visit, plain_visits
 
 if TYPE_CHECKING:
-    from transformers import TrainerCallback
-
     from icdtune.posttrain.rollouts import Plan
 
 Count = Annotated[int, Field(ge=1)]
@@ -56,7 +54,7 @@ class Reinforced(GenerativeCoder):
     ) -> None:
         super().__init__()
         self._start = start
-        self._visits, self._group, self._micro = visits, group, min(micro_groups, visits)
+        self._visits, self._group, self._micro = visits, group, micro_groups
         self._rate, self._kl, self._rank = learning_rate, kl, lora_rank
 
     def begin(self, task: Task) -> None:
@@ -69,7 +67,16 @@ class Reinforced(GenerativeCoder):
                 f"Train both stages with the same label space"
             )
         coder = GenerativeCoder.load(self._start)
-        self.model, self.tokenizer, self.settings = coder.model, coder.tokenizer, coder.settings
+        self.model, self.tokenizer, self._given = coder.model, coder.tokenizer, coder.settings
+        self.settings = coder.settings.model_copy(update={"adapters": [], "weights": "here"})
+        self.training = {
+            "steps": 0,
+            "visits": self._visits,
+            "group": self._group,
+            "tokens": 0,
+            "seconds": 0.0,
+            "history": [],
+        }
 
     def reinforce(
         self,
@@ -78,13 +85,16 @@ class Reinforced(GenerativeCoder):
         seed: int,
         work: Path,
         title: Callable[[str], str],
-        callbacks: Sequence[TrainerCallback] = (),
+        finished: Callable[[int], bool] = lambda step: False,
     ) -> None:
-        """Train for at most `steps` updates on the plan's visits; goes on from a checkpoint."""
+        """Train for at most `steps` updates on the plan's visits; goes on from a checkpoint.
+
+        Training ends earlier where `finished` says so of the number of updates.
+        """
         import torch
 
         from icdtune.decoding.hardware import half_precision, prepare_cpu
-        from icdtune.posttrain.rollouts import CodeSetTrainer, grpo_config
+        from icdtune.posttrain.rollouts import CodeSetTrainer, grpo_config, stop_when
         from icdtune.posttrain.training import (
             arguments,
             history,
@@ -101,7 +111,6 @@ class Reinforced(GenerativeCoder):
         common = arguments(
             work, seed, steps, max(5, steps // 6), half_precision(self.model.device)
         ) | {"lr_scheduler_type": "constant_with_warmup", "warmup_steps": max(1, steps // 20)}
-        whole = self.settings.weights == "here" and not self.settings.adapters
         trainer = CodeSetTrainer(
             self,
             plan,
@@ -109,9 +118,9 @@ class Reinforced(GenerativeCoder):
             grpo_config(common, self._visits, self._group, self._micro, rate, self._kl),
             self._visits,
             peft_config=lora(rank, rank) if rank else None,
-            callbacks=list(callbacks),
+            callbacks=[stop_when(finished)],
         )
-        run(trainer, work, "Reinforce")
+        run(trainer, work, "Reinforce", finished)
         model = trainer.accelerator.unwrap_model(trainer.model)
         curves = history(trainer.state.log_history, CURVES)
         tokens = sum(row.get("prompt_tokens", 0) + row.get("answer_tokens", 0) for row in curves)
@@ -126,15 +135,13 @@ class Reinforced(GenerativeCoder):
             "seconds": round(time.perf_counter() - started, 1),
             "history": curves,
         }
-        if rank and whole:
+        earlier = self._given.adapters
+        if rank and self._given.weights == "here" and not earlier:
             model = model.merge_and_unload()
         elif rank:
-            earlier = self.settings.adapters
             self.carried = [self._start / adapter for adapter in earlier]
             names = [f"earlier/{i}" for i in range(len(earlier))]
             self.settings = self.settings.model_copy(update={"adapters": [*names, "."]})
-        elif self.settings.adapters:
-            self.settings = self.settings.model_copy(update={"adapters": [], "weights": "here"})
         self.model = model.eval()
 
 
@@ -180,7 +187,8 @@ class GRPO(Reinforced):
             drawn.extend(itertools.islice(order, max(0, needed - len(drawn))))
             return drawn[needed - self._visits : needed]
 
-        self.reinforce(plan, steps, seed, work, titles(task))
+        if steps:  # a PHI coder that missed nothing made none
+            self.reinforce(plan, steps, seed, work, titles(task))
 
     def _matched(self, folder: Path) -> int:
         """The updates of another coder; IcdtuneError where its steps are of another size."""

@@ -163,8 +163,6 @@ class PHI(Reinforced):
 
     def fit(self, task: Task, seed: int, work: Path) -> None:
         """Train on the split "train", round after round."""
-        from icdtune.posttrain.rollouts import stop_when
-
         self.begin(task)
         notes = epoch(list(task.notes("train")), seed, 0)[: self._notes]
         rounds = Rounds(
@@ -172,8 +170,7 @@ class PHI(Reinforced):
         )
         if not rounds.finished(0):
             most = self._rounds * self._steps
-            stop = [stop_when(rounds.finished)]
-            self.reinforce(rounds.plan, most, seed, work, titles(task), stop)
+            self.reinforce(rounds.plan, most, seed, work, titles(task), rounds.finished)
         self.training["rounds"] = rounds.report()
         self.training["tokens"] += sum(entry["tokens"] for entry in self.training["rounds"])
 

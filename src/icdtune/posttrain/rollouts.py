@@ -6,6 +6,7 @@ fails where an upgrade changes one.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,9 +18,11 @@ from trl.trainer.utils import split_tensor_dict
 
 from icdtune.coders.generative import GenerativeCoder, end_ids
 from icdtune.decoding.generate import generate
+from icdtune.errors import IcdtuneError
 from icdtune.posttrain.curriculum import Visit
 from icdtune.posttrain.reward import sample_f1
 from icdtune.posttrain.shared_prefix import group_size, log_probabilities
+from icdtune.posttrain.training import part
 from icdtune.prompts.answer import parse_answer
 from icdtune.prompts.hints import render_hint
 from icdtune.prompts.prompt import Prompt, fit
@@ -171,8 +174,17 @@ class CodeSetTrainer(GRPOTrainer):
 def grpo_config(
     common: dict[str, Any], visits: int, group: int, micro: int, rate: float, kl: float
 ) -> GRPOConfig:
-    """TRL's arguments for `visits` groups of `group` answers a step, `micro` groups a backward pass."""
-    parts = max(1, visits // micro)
+    """TRL's arguments for `visits` groups of `group` answers a step, over all processes.
+
+    At most `micro` groups go into a backward pass of a process.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if visits % processes:
+        raise IcdtuneError(
+            f"{visits} visits cannot be shared by {processes} processes. Give a multiple of them"
+        )
+    micro = part(visits // processes, micro)
+    parts = visits // processes // micro
     return GRPOConfig(
         **common,
         per_device_train_batch_size=group * micro,

@@ -59,7 +59,7 @@ class SFT(GenerativeCoder):
     ) -> None:
         super().__init__()
         self._model, self._layers = model, layers
-        self._steps, self._batch, self._micro = steps, batch, min(micro_batch, batch)
+        self._steps, self._batch, self._micro = steps, batch, micro_batch
         self._rate, self._rank = learning_rate, lora_rank
         self._budgets = (prompt_budget, answer_budget)
 
@@ -73,6 +73,7 @@ class SFT(GenerativeCoder):
             history,
             lora,
             lora_rank,
+            part,
             run,
         )
 
@@ -94,13 +95,13 @@ class SFT(GenerativeCoder):
         common = arguments(
             work, seed, steps, max(20, steps // 5), half_precision(coder.model.device)
         )
+        micro = part(self._batch, self._micro)
         config = SFTConfig(
             **common,
-            per_device_train_batch_size=self._micro,
-            gradient_accumulation_steps=max(1, self._batch // self._micro),
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=self._batch // micro,
             learning_rate=rate,
             warmup_steps=max(1, steps // 10),
-            train_sampling_strategy="group_by_length",
             dataset_kwargs={"skip_prepare_dataset": True},
             max_length=None,
         )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerState
 
 from icdtune.errors import IcdtuneError
 from icdtune.progress import bar
@@ -51,6 +51,11 @@ def arguments(work: Path, seed: int, steps: int, save_every: int, bf16: bool) ->
         "lr_scheduler_type": "cosine",
         "weight_decay": 0.0,
     }
+
+
+def part(whole: int, most: int) -> int:
+    """The largest divisor of `whole` that is at most `most`: the size of equal parts."""
+    return next(size for size in range(min(whole, most), 0, -1) if whole % size == 0)
 
 
 class Checkpoints(TrainerCallback):
@@ -93,13 +98,27 @@ class Bar(TrainerCallback):
         self._stack.close()
 
 
-def run(trainer: Any, work: Path, label: str) -> None:
-    """Train from the last whole checkpoint of `work`, behind one progress bar."""
+def run(
+    trainer: Any, work: Path, label: str, finished: Callable[[int], bool] = lambda step: False
+) -> None:
+    """Train from the last whole checkpoint of `work`, behind one progress bar.
+
+    Args:
+        finished: whether so many updates complete a run that may end before its last possible step.
+    """
     for printing in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printing)
     trainer.add_callback(Checkpoints())
     trainer.add_callback(Bar(label))
-    trainer.train(resume_from_checkpoint=latest_checkpoint(work))
+    checkpoint = latest_checkpoint(work)
+    if checkpoint is not None:
+        state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+        if state.global_step >= trainer.args.max_steps or finished(state.global_step):
+            # Interrupted between its last checkpoint and its end: `train` would make one more update.
+            trainer.state = state
+            trainer._load_from_checkpoint(checkpoint)
+            return
+    trainer.train(resume_from_checkpoint=checkpoint)
 
 
 def latest_checkpoint(work: Path) -> str | None:

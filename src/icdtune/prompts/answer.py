@@ -18,6 +18,7 @@ Scan = Literal["block", "truncated", "anywhere"]
 Reason = Literal["malformed", "duplicate", "outside"]
 
 _BLOCK = re.compile(rf"{OPEN}((?:(?!{OPEN}).)*?){CLOSE}", re.S | re.I)
+_OPENING = re.compile(OPEN, re.I)
 _ITEM = re.compile(r"[^,;\n]+")
 _TOKEN = re.compile(r"(?<![\w.])[0-9A-Za-z][0-9A-Za-z.]{2,8}(?![\w])")
 
@@ -76,9 +77,9 @@ def parse_answer(text: str, code_systems: Mapping[str, str], scan: Scan = "block
     blocks = list(_BLOCK.finditer(text))
     if blocks:
         return _read(_items(text, *blocks[-1].span(1)), systems, closed=True)
-    opening = text.lower().rfind(OPEN)
-    if scan != "block" and opening >= 0:
-        return _read(_items(text, opening + len(OPEN), len(text)), systems, closed=False)
+    openings = list(_OPENING.finditer(text))
+    if scan != "block" and openings:
+        return _read(_items(text, openings[-1].end(), len(text)), systems, closed=False)
     if scan == "anywhere":
         tokens = ((m.group(), m.start(), m.end()) for m in _TOKEN.finditer(text))
         likely = (

@@ -75,9 +75,22 @@ def render(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Token ids of the rendered prompt."""
-    ids: list[int] = tokenizer(render(prompt, tokenizer), add_special_tokens=False)["input_ids"]
+    """Token ids of the rendered prompt; what looks like a control token in a note is only text."""
+    safe = replace(
+        prompt,
+        note=_as_text(prompt.note, tokenizer),
+        examples=tuple(replace(e, note=_as_text(e.note, tokenizer)) for e in prompt.examples),
+    )
+    ids: list[int] = tokenizer(render(safe, tokenizer), add_special_tokens=False)["input_ids"]
     return ids
+
+
+def _as_text(note: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The note with the tokenizer's control tokens broken up: a note cannot end its own turn."""
+    for token in tokenizer.all_special_tokens:
+        if token in note:
+            note = note.replace(token, f"{token[0]} {token[1:]}")
+    return note
 
 
 def fit(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, budget: int) -> list[int]:
@@ -89,13 +102,13 @@ def fit(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, budget: int) -> list
     ids = encode(prompt, tokenizer)
     if len(ids) <= budget:
         return ids
-    bare = len(encode(_with_notes(prompt, 0.0), tokenizer))
-    if bare > budget:
+    bare = len(encode(replace(_with_notes(prompt, 0.0), note=""), tokenizer))
+    low, high, best = 0.0, 1.0, encode(_with_notes(prompt, 0.0), tokenizer)
+    if len(best) > budget:
         raise IcdtuneError(
             f"the prompt takes {bare} tokens without its note, over the budget of {budget}. "
             f"Raise prompt_budget or ask for fewer examples"
         )
-    low, high, best = 0.0, 1.0, encode(_with_notes(prompt, 0.0), tokenizer)
     for _ in range(12):  # to a thousandth of the note
         middle = (low + high) / 2
         ids = encode(_with_notes(prompt, middle), tokenizer)

@@ -1,0 +1,282 @@
+"""Reinforcement: whole groups, one hint a group, rewards against the full gold, exact gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from trl import GRPOTrainer
+
+from icdtune.coders.base import load_coder, train_coder
+from icdtune.coders.generative import GenerativeCoder
+from icdtune.data.labels import LabelRule, Task, choose_labels
+from icdtune.errors import IcdtuneError
+from icdtune.files import read_json, write_json
+from icdtune.posttrain.curriculum import Visit
+from icdtune.posttrain.grpo import GRPO, titles
+from icdtune.posttrain.reward import sample_f1
+from icdtune.posttrain.rollouts import CodeSetTrainer, Plan, grpo_config
+from icdtune.posttrain.training import arguments, run
+from icdtune.prompts.answer import parse_answer
+from icdtune.prompts.hints import render_hint
+
+GROUP = 3
+VISITS = 4
+SMALL = {"visits": 2, "group": 2}
+MARK = render_hint(["A00.0"], lambda code: "").splitlines()[0]
+
+
+class Recorded(CodeSetTrainer):
+    """Keeps what it generated, rewarded and trained on."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.steps: list[tuple[list[Visit], list[list[int]], list[str]]] = []
+        self.rewarded: list[tuple[list[str], list[list[str]], list[float]]] = []
+        self.parts: list[dict[str, Any]] = []
+        super().__init__(*args, **options)
+
+    def _generate(self, prompts: list[Any]) -> Any:
+        found = super()._generate(prompts)
+        self.steps.append((list(self._current), found[0], found[3]))
+        return found
+
+    def _reward(self, completions: list[str], gold: list[list[str]], **columns: Any) -> list[float]:
+        rewards = super()._reward(completions, gold, **columns)
+        self.rewarded.append((list(completions), list(gold), rewards))
+        return rewards
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        part = super()._prepare_inputs(generation_batch)
+        self.parts.append(part)
+        return part
+
+
+def trainer(
+    tuned: Path,
+    task: Task,
+    plan: Plan,
+    work: Path,
+    micro: int = 2,
+    rate: float = 1e-3,
+    **options: Any,
+) -> Recorded:
+    coder = GenerativeCoder.load(tuned)
+    torch.manual_seed(1)
+    common = arguments(work, 1, 2, 100, bf16=False)
+    config = grpo_config(common, VISITS, GROUP, micro, rate, 0.0)
+    return Recorded(coder, plan, titles(task), config, VISITS, **options)
+
+
+def hinted_plan(task: Task) -> Callable[[int], Sequence[Visit]]:
+    """Every other visit shows its note's first code; notes have at least two."""
+    notes = [note for note in task.notes("train") if len(note.codes or ()) > 1]
+    assert len(notes) >= 2 * VISITS
+
+    def plan(step: int) -> list[Visit]:
+        chosen = notes[step * VISITS : (step + 1) * VISITS]
+        return [Visit(n, (n.codes or ())[:1] if i % 2 else ()) for i, n in enumerate(chosen)]
+
+    return plan
+
+
+@pytest.fixture(scope="module")
+def recorded(tuned: Path, small_task: Task, tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    """Two steps of a plan with hints, two groups a backward pass."""
+    work = tmp_path_factory.mktemp("recorded")
+    made = trainer(tuned, small_task, hinted_plan(small_task), work)
+    run(made, work, "Test")
+    return made
+
+
+def test_every_answer_of_a_group_was_given_to_the_same_hint(
+    recorded: Recorded, small_task: Task
+) -> None:
+    plan = hinted_plan(small_task)
+    tokenizer = recorded.processing_class
+    assert len(recorded.steps) == 2
+    for step, (visits, prompt_ids, _) in enumerate(recorded.steps):
+        planned = plan(step)
+        assert visits == [visit for visit in planned for _ in range(GROUP)]
+        for place, visit in enumerate(planned):
+            group = prompt_ids[place * GROUP : (place + 1) * GROUP]
+            assert group == [group[0]] * GROUP
+            text = tokenizer.decode(group[0])
+            hint = render_hint(visit.hint, titles(small_task))
+            assert (MARK in text) == bool(visit.hint)
+            assert hint in text
+            assert len(group[0]) <= 192
+        assert len({tuple(ids) for ids in prompt_ids}) == VISITS
+
+
+def test_the_reward_is_the_f1_with_the_full_gold_whatever_was_hinted(
+    recorded: Recorded, small_task: Task
+) -> None:
+    systems = small_task.corpus.info.code_systems
+    seen: set[float] = set()
+    for (visits, _, completions), (texts, gold, rewards) in zip(
+        recorded.steps, recorded.rewarded, strict=True
+    ):
+        assert texts == completions
+        assert gold == [list(visit.note.codes or ()) for visit in visits]
+        expected = [
+            sample_f1(set(parse_answer(text, systems).codes), set(codes))
+            for text, codes in zip(texts, gold, strict=True)
+        ]
+        assert rewards == expected
+        seen.update(rewards)
+    assert len(seen) > 2  # some answers are better than others
+
+
+def test_groups_stay_whole_in_every_backward_pass(recorded: Recorded) -> None:
+    """Advantages of a group sum to nothing, and its rows share their prompt."""
+    assert len(recorded.parts) == 2 * VISITS // 2
+    for part in recorded.parts:
+        assert len(part["prompt_ids"]) == 2 * GROUP
+        for start in (0, GROUP):
+            rows = slice(start, start + GROUP)
+            assert len(part["prompt_ids"][rows].unique(dim=0)) == 1
+            assert float(part["advantages"][rows].sum()) == pytest.approx(0, abs=1e-4)
+    assert any(part["advantages"].abs().max() > 0.1 for part in recorded.parts)
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_log_probabilities_are_those_of_trl(
+    recorded: Recorded, tuned: Path, small_task: Task, tmp_path: Path, rank: int
+) -> None:
+    from icdtune.posttrain.training import lora
+
+    made = trainer(
+        tuned,
+        small_task,
+        hinted_plan(small_task),
+        tmp_path,
+        peft_config=lora(rank, rank) if rank else None,
+    )
+    part = recorded.parts[0]
+    ids = torch.cat([part["prompt_ids"], part["completion_ids"]], 1)
+    mask = torch.cat([part["prompt_mask"], part["completion_mask"]], 1)
+    answered = part["completion_mask"].bool()
+    assert not part["prompt_mask"].all() or not answered.all()
+    arguments_ = (made.model, ids, mask, answered.shape[1])
+    own, own_entropy, auxiliary = made._get_per_token_logps_and_entropies(
+        *arguments_, compute_entropy=True
+    )
+    theirs, their_entropy, _ = GRPOTrainer._get_per_token_logps_and_entropies(
+        made, *arguments_, compute_entropy=True
+    )
+    assert auxiliary is None
+    torch.testing.assert_close(own[answered], theirs[answered], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(own_entropy[answered], their_entropy[answered], rtol=1e-4, atol=1e-4)
+    gradients = []
+    weights = torch.linspace(-1, 1, len(ids))[:, None]
+    for values in (own, theirs):
+        made.model.zero_grad()
+        (values * answered * weights).sum().backward()
+        trained = [p.grad.flatten() for p in made.model.parameters() if p.grad is not None]
+        gradients.append(torch.cat(trained))
+    assert gradients[1].norm() > 1e-3
+    assert (gradients[0] - gradients[1]).norm() < 1e-4 * gradients[1].norm()
+
+
+def test_a_step_makes_better_answers_likelier_and_worse_ones_less_so(
+    tuned: Path, small_task: Task, tmp_path: Path
+) -> None:
+    plan = hinted_plan(small_task)
+    made = trainer(tuned, small_task, plan, tmp_path, micro=VISITS, rate=1e-5)
+
+    run(made, tmp_path, "Test")
+    fresh = GenerativeCoder.load(tuned)
+    part = made.parts[1]  # the warm-up's first step has a rate of 0
+    ids = torch.cat([part["prompt_ids"], part["completion_ids"]], 1)
+    mask = torch.cat([part["prompt_mask"], part["completion_mask"]], 1)
+    width = part["completion_ids"].shape[1]
+    with torch.no_grad():
+        before, *_ = made._get_per_token_logps_and_entropies(fresh.model, ids, mask, width)
+        later, *_ = made._get_per_token_logps_and_entropies(made.model, ids, mask, width)
+    change = ((later - before) * part["completion_mask"]).sum(1)
+    assert float((change * part["advantages"]).sum()) > 1e-3
+
+
+# The coder
+
+
+def test_stages_with_different_label_spaces_are_refused(
+    tuned: Path, small_task: Task, tmp_path: Path
+) -> None:
+    rule = LabelRule(kind="top_k", k=5)
+    other = replace(small_task, labels=choose_labels(small_task.corpus, "top5", rule))
+    for stage in ("grpo", "phi"):
+        with pytest.raises(IcdtuneError, match=r'"top10" \(10 codes\).*"top5" \(5 codes\)'):
+            train_coder(stage, other, tmp_path / stage, 1, {"start": str(tuned)})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["visits", "group"])
+def test_matching_a_run_with_steps_of_another_size_is_refused(
+    tuned: Path, small_task: Task, tmp_path: Path, name: str
+) -> None:
+    write_json(tmp_path / "phi" / "training.json", SMALL | {"steps": 3, name: 7})
+    options = {"start": str(tuned), "match": str(tmp_path / "phi"), **SMALL}
+    with pytest.raises(IcdtuneError, match=f"phi was trained with {name} 7, this run has 2"):
+        train_coder("grpo", small_task, tmp_path / "grpo", 1, options)
+    assert not (tmp_path / "grpo").exists()
+
+
+def test_a_plain_run_shows_every_note_once_before_any_twice(
+    tuned: Path, small_task: Task, tmp_path: Path
+) -> None:
+    visited: list[Visit] = []
+
+    class Watched(GRPO):
+        def reinforce(self, plan: Plan, steps: int, *rest: Any, **options: Any) -> None:
+            visited.extend(visit for step in range(steps) for visit in plan(step))
+            assert list(plan(1)) == visited[2:4]  # as after a resumption
+            super().reinforce(plan, 1, *rest, **options)
+
+    Watched(tuned, steps=32, **SMALL).fit(small_task, 1, tmp_path)
+    ids = [visit.note.note_id for visit in visited]
+    every = sorted(note.note_id for note in small_task.notes("train"))
+    assert sorted(ids[:32]) == sorted(ids[32:]) == every
+    assert ids[:32] != ids[32:]
+    assert {visit.hint for visit in visited} == {()}
+
+
+def test_a_run_writes_down_its_curve(tuned: Path, small_task: Task, tmp_path: Path) -> None:
+    options = {"start": str(tuned), "steps": 2, "kl": 0.01, **SMALL}
+    train_coder("grpo", small_task, tmp_path / "grpo", 1, options)
+    training = read_json(tmp_path / "grpo" / "training.json")
+    assert training["steps"] == len(training["history"]) == 2
+    wanted = {"loss", "reward", "reward_std", "kl", "truncated", "hinted", "answer_tokens"}
+    for row in training["history"]:
+        assert wanted <= row.keys()
+        assert 0 <= row["reward"] <= 1
+        assert row["hinted"] == 0
+    assert training["tokens"] == sum(
+        row["prompt_tokens"] + row["answer_tokens"] for row in training["history"]
+    )
+    assert len(load_coder(tmp_path / "grpo").predict(small_task.notes("test"))) == 8
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_a_base_model_that_was_only_prompted_can_be_reinforced(
+    small_model: Path, small_task: Task, tmp_path: Path, rank: int
+) -> None:
+    budgets = {"prompt_budget": 192, "answer_budget": 8}
+    train_coder(
+        "prompted", small_task, tmp_path / "base", 1, {"model": str(small_model), **budgets}
+    )
+    coder = GRPO(tmp_path / "base", steps=2, learning_rate=0.1, kl=0.1, lora_rank=rank, **SMALL)
+    coder.fit(small_task, 1, tmp_path / "work")
+    folder = tmp_path / "grpo"
+    folder.mkdir()
+    coder.save(folder)
+    kept = GenerativeCoder.load(folder).model.state_dict()
+    trained = (coder.model.merge_and_unload() if rank else coder.model).state_dict()
+    base = GenerativeCoder.load(tmp_path / "base").model.state_dict()
+    assert kept.keys() == trained.keys() == base.keys()
+    torch.testing.assert_close(kept, trained)
+    assert any((kept[name] - base[name]).abs().max() > 1e-3 for name in base)
