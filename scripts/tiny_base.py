@@ -2,8 +2,8 @@
 
 Reads: synthetic notes of its own seeds (their text only, training split, so that no held-out surface
 form occurs) and lines "code title" and "title code" of the code tables, inclusion terms among the
-titles. It never sees a note together with its codes. Runs on two cores for about half an hour; interrupted,
-it goes on from its last checkpoint.
+titles. It never sees a note together with its codes. Runs on two cores for about half an hour;
+interrupted, it goes on from its last checkpoint.
 
     python scripts/tiny_base.py --work runs/tiny-base --out src/icdtune/assets/tiny
 """

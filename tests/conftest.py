@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+from support import SHARED, mounted
 
-from icdtune.coders.base import train_coder
-from icdtune.data.labels import LabelRule, Task, choose_labels
-from icdtune.data.schema import Corpus
-from icdtune.data.synthetic import prepare
-from icdtune.posttrain.grpo import titles
-from icdtune.prompts.answer import format_answer
-from icdtune.prompts.hints import render_hint
-from icdtune.prompts.prompt import FORMAT, INSTRUCTION
+if TYPE_CHECKING:
+    from icdtune.data.labels import Task
 
 hypothesis.settings.register_profile("here", deadline=None)  # no timed tests
 hypothesis.settings.load_profile("here")
 if os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1") != "1":
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # workers share the cores; before torch is loaded
-
-ROOT = Path(__file__).parents[1]
-SHARED = Path(os.environ.get("ICDTUNE_SHARED", ROOT.parent / "shared"))
+    # Workers share the cores; read by numpy and torch when they are loaded.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
@@ -36,21 +28,6 @@ def codiesp_source() -> Path:
     if not path.is_dir():
         pytest.skip(f"CodiEsp is not at {path}: set ICDTUNE_SHARED to the folder that holds data/")
     return path
-
-
-@contextmanager
-def mounted(folder: Path, size: str) -> Iterator[Path]:
-    """A small file system at a new folder; skips where mounting is refused."""
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("mounting a tmpfs is refused here")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @pytest.fixture
@@ -63,6 +40,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def small_task(tmp_path_factory: pytest.TempPathFactory) -> Task:
     """A synthetic corpus of 32 training notes, seen through its ten most frequent codes."""
+    from icdtune.data.labels import LabelRule, Task, choose_labels
+    from icdtune.data.schema import Corpus
+    from icdtune.data.synthetic import prepare
+
     path = tmp_path_factory.mktemp("small") / "corpus"
     prepare(path, train=32, val=8, test=8, seed=5)
     corpus = Corpus(path)
@@ -75,6 +56,11 @@ def small_model(tmp_path_factory: pytest.TempPathFactory, small_task: Task) -> P
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from icdtune.posttrain.grpo import titles
+    from icdtune.prompts.answer import format_answer
+    from icdtune.prompts.hints import render_hint
+    from icdtune.prompts.prompt import FORMAT, INSTRUCTION
 
     codes = small_task.labels.codes
     spoken = [note.text for note in small_task.notes("train")]
@@ -123,6 +109,8 @@ def small_model(tmp_path_factory: pytest.TempPathFactory, small_task: Task) -> P
 @pytest.fixture(scope="session")
 def tuned(tmp_path_factory: pytest.TempPathFactory, small_task: Task, small_model: Path) -> Path:
     """The folder of a coder that was fine-tuned far enough to answer in the format."""
+    from icdtune.coders.base import train_coder
+
     folder = tmp_path_factory.mktemp("tuned") / "sft"
     options = {
         "model": str(small_model),

@@ -136,8 +136,9 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def _final(path: Path) -> Path:
-    """The path with the temporary names of `atomic_directory` as they will be."""
-    return Path(*(re.sub(r"^\.(.+)\.\w+-\d+\.\w{8}$", r"\1", part) for part in path.parts))
+    """The path with the hidden names of unfinished work as they will be."""
+    pattern = r"^\.(.+)\.(?:\w+-\d+\.\w{8}|training)$"
+    return Path(*(re.sub(pattern, r"\1", part) for part in path.parts))
 
 
 def _concerns(error: OSError, path: Path) -> bool:

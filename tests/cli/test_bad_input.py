@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import mounted
+from support import mounted
 
 from icdtune.cli import main
 from icdtune.data.schema import NOTE_SCHEMA, Note

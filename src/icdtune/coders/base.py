@@ -9,7 +9,8 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -154,45 +155,55 @@ def train_coder(
     settings = [name, options, seed, task.corpus.info.hash, task.labels.digest, versions()]
     used = [Path(str(value)) / "coder.json" for value in options.values()]
     settings += [read_json(path) for path in used if path.is_file()]
-    work = work_folder(folder, [*settings, coder_source(name)])
-    spent = read_json(work / "seconds.json") if (work / "seconds.json").exists() else 0.0
-    started = time.perf_counter() - spent
-    try:
+    with work_folder(folder, [*settings, coder_source(name)]) as (work, clock):
         coder.fit(task, seed, work)
-    except BaseException:
-        if any(path.is_dir() for path in work.iterdir()):  # checkpoints to go on from
-            write_json(work / "seconds.json", round(time.perf_counter() - started, 3))
-        else:
-            shutil.rmtree(work)
-        raise
-    with atomic_directory(folder, overwrite, "coder.json") as temporary:
-        coder.save(temporary)
-        info = CoderInfo(
-            coder=name,
-            loader=getattr(coder, "loader", None),
-            options=dict(options),
-            corpus=task.corpus.info.name,
-            corpus_hash=task.corpus.info.hash,
-            label_space=task.labels.name,
-            seed=seed,
-            seconds=round(time.perf_counter() - started, 3),
-            versions=versions(),
-        )
-        write_json(temporary / "coder.json", info.model_dump())
-        write_json(temporary / "labels.json", task.labels.model_dump())
-        (temporary / "README.md").write_text(_card(info, task, coder), encoding="utf-8")
-    shutil.rmtree(work)
+        with atomic_directory(folder, overwrite, "coder.json") as temporary:
+            coder.save(temporary)
+            info = CoderInfo(
+                coder=name,
+                loader=getattr(coder, "loader", None),
+                options=dict(options),
+                corpus=task.corpus.info.name,
+                corpus_hash=task.corpus.info.hash,
+                label_space=task.labels.name,
+                seed=seed,
+                seconds=round(clock(), 3),
+                versions=versions(),
+            )
+            write_json(temporary / "coder.json", info.model_dump())
+            write_json(temporary / "labels.json", task.labels.model_dump())
+            (temporary / "README.md").write_text(_card(info, task, coder), encoding="utf-8")
 
 
-def work_folder(folder: Path, settings: Any) -> Path:
-    """The folder of a training's checkpoints; emptied where it belongs to other settings."""
+@contextmanager
+def work_folder(folder: Path, settings: Any) -> Iterator[tuple[Path, Callable[[], float]]]:
+    """The folder of a training's checkpoints, and a clock of the seconds spent, over interruptions.
+
+    What other settings left is removed first. The folder stays only where the training is interrupted
+    and has left a folder in it: a checkpoint to go on from.
+    """
     work = folder.parent / f".{folder.name}.training"
     text = json.dumps(settings, sort_keys=True, default=str)
     mark, digest = work / "settings.json", hashlib.sha256(text.encode()).hexdigest()
     if not (mark.exists() and read_json(mark) == digest):
         shutil.rmtree(work, ignore_errors=True)
+    path = work / "seconds.json"
+    spent = read_json(path) if path.exists() else 0.0
+    started = time.perf_counter()
+
+    def clock() -> float:
+        return float(spent + time.perf_counter() - started)
+
+    try:
         write_json(mark, digest)
-    return work
+        yield work, clock
+    except BaseException:
+        if any(child.is_dir() for child in work.glob("*")):
+            write_json(path, round(clock(), 3))
+        else:
+            shutil.rmtree(work, ignore_errors=True)
+        raise
+    shutil.rmtree(work)
 
 
 class CoderInfo(BaseModel):

@@ -112,11 +112,13 @@ class GenerativeCoder:
 
     def prompts(self, texts: Iterable[str]) -> list[list[int]]:
         """Token ids of each note's hint-free prompt, within the budget."""
+        return [self.prompt(text) for text in texts]
+
+    def prompt(self, text: str, hint: str = "") -> list[int]:
+        """Token ids of a note's prompt within the budget; hints are for training only."""
         examples = tuple(Example(note, tuple(codes)) for note, codes in self.settings.examples)
-        return [
-            fit(Prompt(text, examples=examples), self.tokenizer, self.settings.prompt_budget)
-            for text in texts
-        ]
+        prompt = Prompt(text, hint, examples=examples)
+        return fit(prompt, self.tokenizer, self.settings.prompt_budget)
 
     def answer(
         self, prompts: Sequence[Sequence[int]], each: Any = lambda done: None

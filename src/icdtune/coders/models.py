@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,6 +100,8 @@ def _quiet() -> None:
     """Keep the libraries' own bars and advice off the screen."""
     from transformers.utils import logging
 
+    libraries = r"(torch|transformers|trl|peft|accelerate)\."
+    warnings.filterwarnings("ignore", category=FutureWarning, module=libraries)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")

@@ -65,7 +65,7 @@ def generate(
             input_ids=ids,
             attention_mask=mask,
             position_ids=positions(mask),
-            past_key_values=cache,
+            cache=cache,
             use_cache=True,
             logits_to_keep=1,
         )
@@ -108,7 +108,7 @@ def generate(
                 input_ids=chosen[:, None],
                 attention_mask=None if together else mask,
                 position_ids=place[:, None],
-                past_key_values=cache,
+                cache=cache,
                 use_cache=True,
             )
             place = place + 1

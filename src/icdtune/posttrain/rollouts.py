@@ -25,7 +25,6 @@ from icdtune.posttrain.shared_prefix import group_size, log_probabilities
 from icdtune.posttrain.training import part
 from icdtune.prompts.answer import parse_answer
 from icdtune.prompts.hints import render_hint
-from icdtune.prompts.prompt import Prompt, fit
 
 Plan = Callable[[int], Sequence[Visit]]
 """The visits of a step, by its number from 0."""
@@ -83,12 +82,7 @@ class CodeSetTrainer(GRPOTrainer):
         heads = self._current[::size]
         coder = self._coder
         ids = [
-            fit(
-                Prompt(visit.note.text, render_hint(visit.hint, self._title)),
-                coder.tokenizer,
-                coder.settings.prompt_budget,
-            )
-            for visit in heads
+            coder.prompt(visit.note.text, render_hint(visit.hint, self._title)) for visit in heads
         ]
         model = self.accelerator.unwrap_model(self.model)
         model.eval()

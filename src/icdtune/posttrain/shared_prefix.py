@@ -50,7 +50,7 @@ def log_probabilities(
         input_ids=prompts,
         attention_mask=mask,
         position_ids=positions(mask),
-        past_key_values=cache,
+        cache=cache,
         use_cache=True,
         logits_to_keep=1,
     ).logits
@@ -61,7 +61,7 @@ def log_probabilities(
             input_ids=answers[:, :-1],
             attention_mask=attention_mask[:, :-1],
             position_ids=positions(attention_mask)[:, width:-1],
-            past_key_values=cache,
+            cache=cache,
             use_cache=True,
         ).logits
         logits = torch.cat([logits, rest], 1)

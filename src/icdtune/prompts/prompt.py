@@ -96,20 +96,20 @@ def _as_text(note: str, tokenizer: PreTrainedTokenizerBase) -> str:
 def fit(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, budget: int) -> list[int]:
     """Token ids of the prompt with its note shortened until it takes at most `budget` tokens.
 
-    Examples' notes are shortened together with the note, to the same share. Raises IcdtuneError
+    Examples' notes are shortened first, all to the same share, then the note. Raises IcdtuneError
     where instruction, hint, answer format and template alone are over the budget.
     """
     ids = encode(prompt, tokenizer)
     if len(ids) <= budget:
         return ids
     bare = len(encode(replace(_with_notes(prompt, 0.0), note=""), tokenizer))
-    low, high, best = 0.0, 1.0, encode(_with_notes(prompt, 0.0), tokenizer)
+    low, high, best = 0.0, 2.0, encode(_with_notes(prompt, 0.0), tokenizer)
     if len(best) > budget:
         raise IcdtuneError(
             f"the prompt takes {bare} tokens without its note, over the budget of {budget}. "
             f"Raise prompt_budget or ask for fewer examples"
         )
-    for _ in range(12):  # to a thousandth of the note
+    for _ in range(13):  # to a thousandth of the note
         middle = (low + high) / 2
         ids = encode(_with_notes(prompt, middle), tokenizer)
         if len(ids) <= budget:
@@ -120,12 +120,13 @@ def fit(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, budget: int) -> list
 
 
 def _with_notes(prompt: Prompt, share: float) -> Prompt:
-    """The prompt with every note shortened to `share` of its length."""
+    """The prompt with its note shortened to `share` of its length, examples' notes to `share` - 1."""
+    rest = max(0.0, share - 1)
     examples = tuple(
-        replace(example, note=shorten(example.note, int(len(example.note) * share)))
+        replace(example, note=shorten(example.note, int(len(example.note) * rest)))
         for example in prompt.examples
     )
-    note = shorten(prompt.note, int(len(prompt.note) * share))
+    note = shorten(prompt.note, int(len(prompt.note) * min(1.0, share)))
     return replace(prompt, note=note, examples=examples)
 
 
