@@ -159,7 +159,7 @@ def make_directory(path: Path) -> None:
             path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise IcdtuneError(
-            f"{path} cannot be a folder: a file stands in its way. Choose another"
+            f"{_final(path)} cannot be a folder: a file stands in its way. Choose another"
         ) from None
 
 

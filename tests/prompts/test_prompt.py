@@ -148,15 +148,15 @@ def test_what_the_chat_template_adds_counts_toward_the_budget(tokenizer, talkati
     assert notes[0].count("fever") > notes[1].count("fever") > 0
 
 
-def test_example_notes_are_shortened_along_but_not_their_answers(tokenizer):
+def test_example_notes_are_shortened_before_the_note_but_not_their_answers(tokenizer):
     examples = (Example(LONG.replace("fever", "cough"), ("I10", "E11.9")),)
     prompt = Prompt(LONG, hint=HINT, examples=examples)
     budget = (bare(prompt, tokenizer) + len(encode(prompt, tokenizer))) // 2
     ids = fit(prompt, tokenizer, budget)
     assert len(ids) <= budget
     text = tokenizer.decode(ids)
-    assert text.count(MARK) == 2
-    assert text.count("fever") == pytest.approx(text.count("cough"), abs=2)
+    assert text.count(MARK) == 1
+    assert text.count("fever") == LONG.count("fever") > text.count("cough")
     assert "<|assistant|><code>E11.9, I10</code><|end|>" in text
     assert text.count(INSTRUCTION) == text.count(FORMAT) == 2
     assert HINT in text

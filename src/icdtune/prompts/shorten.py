@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 
 MARK = "\n[... shortened ...]\n"
-_COURSE = re.compile(r"^[ \t]*brief hospital course(?:[^\n:]{0,40}:[ \t]*|[ \t\r]*$)", re.I | re.M)
+_COURSE = re.compile(
+    r"^[ \t]*brief hospital course(?:[^\n:]{0,40}:[ \t]*|[ \t\r]*$)\n?", re.I | re.M
+)
 _HEADER = re.compile(
     r"^[A-Z][A-Za-z]*(?: (?:[A-Z/&(][A-Za-z/&()-]*|of|on|or|and|for|the|to|at)){0,6}:", re.M
 )
