@@ -39,6 +39,8 @@ WEIGHT = 2_000
 ROW = 640
 BATCH, MICRO = 8, 4
 """Rows an update, rows a backward pass."""
+PHASES = ((1400, 0.6),)
+"""Updates, and the share of tokens that are notes; each phase has a learning rate schedule of its own."""
 PEAK = 3e-3
 """Learning rate of both optimizers: our choice."""
 SPECIAL = ["<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
@@ -82,22 +84,21 @@ knows nothing but what is listed here, and is of no clinical use.
 """
 
 
-def texts(split_of: random.Random, profile_share: float = 0.12) -> Iterator[str]:
-    """Endless notes: mostly short ones, some of the medium profile."""
+def texts(rng: random.Random, seed: int) -> Iterator[str]:
+    """Endless notes: one in 25 of the medium profile, the others short."""
     generator = default_generator()
-    seed = SEED
     while True:
         streams = {
             "short": generator.notes("train", 10**9, "short", seed),
             "medium": generator.notes("train", 10**9, "medium", seed + 1),
         }
         for _ in range(200_000):
-            profile = "medium" if split_of.random() < profile_share / 3 else "short"
+            profile = "medium" if rng.random() < 0.04 else "short"
             yield next(streams[profile])[0].text
         seed += 2
 
 
-def lines(rng: random.Random) -> Iterator[str]:
+def lines(rng: random.Random, diagnosis_share: float = 0.88) -> Iterator[str]:
     """Endless lines of the code tables: a category first, then one of its codes, so that the many
     codes of injuries do not drown the rest."""
     diagnoses, procedures = load_table(ICD10CM.name), load_table(ICD10PCS.name)
@@ -105,7 +106,7 @@ def lines(rng: random.Random) -> Iterator[str]:
     groups = _families(procedures)
     terms = dict(zip(diagnoses.codes, diagnoses.notes_column("inclusion_terms"), strict=True))
     while True:
-        if rng.random() < 0.88:
+        if rng.random() < diagnosis_share:
             code = rng.choice(rng.choice(families))
             names = [diagnoses.title(code), *terms[code]]
             name = names[0] if rng.random() < 0.6 else rng.choice(names)
@@ -142,7 +143,7 @@ def train_tokenizer() -> PreTrainedTokenizerFast:
         special_tokens=SPECIAL + TAGS,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
-    notes, table = texts(rng), lines(rng)
+    notes, table = texts(rng, SEED), lines(rng)
     sample = [next(notes) for _ in range(20_000)]
     for _ in range(30_000):
         sample.append(next(table))
@@ -173,10 +174,12 @@ def train_tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
-def rows(tokenizer: PreTrainedTokenizerFast, count: int, share: float) -> npt.NDArray[np.uint16]:
+def rows(
+    tokenizer: PreTrainedTokenizerFast, count: int, share: float, seed: int
+) -> npt.NDArray[np.uint16]:
     """`count` rows of `ROW` tokens, texts end to end; `share` of the tokens are notes."""
-    rng = random.Random(SEED + 7)
-    sources = {True: texts(rng), False: lines(rng)}
+    rng = random.Random(seed)
+    sources = {True: texts(rng, seed), False: lines(rng)}
     wanted, end = count * ROW, tokenizer.eos_token_id
     found: list[npt.NDArray[np.uint16]] = []
     have = {True: 0, False: 0}
@@ -186,7 +189,7 @@ def rows(tokenizer: PreTrainedTokenizerFast, count: int, share: float) -> npt.ND
         for ids in tokenizer(batch, add_special_tokens=False)["input_ids"]:
             found.append(np.array([*ids, end], np.uint16))
             have[kind] += len(ids) + 1
-    order = np.random.default_rng(SEED).permutation(len(found))
+    order = np.random.default_rng(seed).permutation(len(found))
     return np.concatenate([found[i] for i in order])[:wanted].reshape(count, ROW)
 
 
@@ -209,10 +212,8 @@ def scale(step: int, steps: int) -> float:
 
 
 def main(
-    work: Annotated[Path, typer.Option(help="Folder of tokenizer, rows and checkpoint.")],
+    work: Annotated[Path, typer.Option(help="Folder of tokenizer, rows and checkpoints.")],
     out: Annotated[Path, typer.Option(help="Folder of the finished model.")],
-    steps: int = 1400,
-    share: float = 0.6,
     threads: int = 2,
 ) -> None:
     """Pre-train and write the model."""
@@ -223,23 +224,34 @@ def main(
         with atomic_directory(work / "tokenizer") as folder:
             train_tokenizer().save_pretrained(folder)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(work / "tokenizer")
-    data = work / f"rows-{steps}.npy"
-    if not data.exists():
-        with atomic_file(data) as path, path.open("wb") as file:
-            np.save(file, rows(tokenizer, steps * BATCH, share))
-    tokens = np.load(data, mmap_mode="r")
     model = make_model(tokenizer)
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {tokens.size:,} tokens")
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
+    loss = 0.0
+    for number, (steps, share) in enumerate(PHASES, 1):
+        data = work / f"rows-{number}.npy"
+        if not data.exists():
+            with atomic_file(data) as path, path.open("wb") as file:
+                np.save(file, rows(tokenizer, steps * BATCH, share, SEED + 1000 * number))
+        state = work / f"phase-{number}.pt"
+        loss = train(model, np.load(data, mmap_mode="r"), steps, state, f"phase {number}")
+    total = sum(steps for steps, _ in PHASES)
+    facts = {"steps": total, "tokens": total * BATCH * ROW, "loss": round(loss, 3)}
+    write(model, tokenizer, out, facts)
+
+
+def train(
+    model: LlamaForCausalLM, tokens: npt.NDArray[np.uint16], steps: int, state: Path, label: str
+) -> float:
+    """Train on the rows in their order, from the checkpoint where there is one; the last loss."""
     opts = optimizers(model)
-    state = work / "checkpoint.pt"
-    first = 0
+    first, mean = 0, 0.0
     if state.exists():
         saved = torch.load(state, weights_only=True)
         model.load_state_dict(saved["model"])
         for opt, value in zip(opts, saved["optimizers"], strict=True):
             opt.load_state_dict(value)
-        first = saved["step"]
-    started, mean = time.perf_counter(), 0.0
+        first, mean = saved["step"], saved["loss"]
+    started = time.perf_counter()
     for step in range(first, steps):
         for opt in opts:
             for group in opt.param_groups:
@@ -251,27 +263,25 @@ def main(
             opt.step()
             opt.zero_grad(set_to_none=True)
         if not math.isfinite(total):
-            raise SystemExit(f"step {step}: loss is {total}")
-        mean = total if step == first else 0.98 * mean + 0.02 * total
+            raise SystemExit(f"{label}, step {step}: loss is {total}")
+        mean = total if step == 0 else 0.98 * mean + 0.02 * total
         if step % 20 == 0:
             pace = (time.perf_counter() - started) / (step - first + 1)
+            left = pace * (steps - step) / 60
             print(
-                f"{step} loss {mean:.3f} {pace:.2f} s/step, {pace * (steps - step) / 60:.0f} min left",
+                f"{label}: {step} loss {mean:.3f} {pace:.2f} s/step, {left:.0f} min left",
                 flush=True,
             )
         if (step + 1) % 250 == 0 or step + 1 == steps:
+            saved = {
+                "model": model.state_dict(),
+                "optimizers": [opt.state_dict() for opt in opts],
+                "step": step + 1,
+                "loss": mean,
+            }
             with atomic_file(state) as path:
-                torch.save(
-                    {
-                        "model": model.state_dict(),
-                        "optimizers": [o.state_dict() for o in opts],
-                        "step": step + 1,
-                    },
-                    path,
-                )
-    write(
-        model, tokenizer, out, {"steps": steps, "tokens": int(tokens.size), "loss": round(mean, 3)}
-    )
+                torch.save(saved, path)
+    return mean
 
 
 def _backward(model: LlamaForCausalLM, ids: torch.Tensor) -> float:
