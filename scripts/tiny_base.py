@@ -40,7 +40,7 @@ ROW = 640
 BATCH, MICRO = 8, 4
 """Rows an update, rows a backward pass."""
 PHASES = ((1400, 0.6),)
-"""Updates, and the share of tokens that are notes; each phase has a learning rate schedule of its own."""
+"""Updates of each phase, and the share of its tokens that are notes."""
 PEAK = 3e-3
 """Learning rate of both optimizers: our choice."""
 SPECIAL = ["<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
