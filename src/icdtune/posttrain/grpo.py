@@ -107,7 +107,7 @@ class Reinforced(GenerativeCoder):
         torch.manual_seed(seed)
         started = time.perf_counter()
         rank = lora_rank(self.model, self._rank)
-        rate = self._rate or (1e-5 if rank else 1e-4)
+        rate = self._rate or (1e-5 if rank else 3e-5)
         common = arguments(
             work, seed, steps, max(5, steps // 6), half_precision(self.model.device)
         ) | {"lr_scheduler_type": "constant_with_warmup", "warmup_steps": max(1, steps // 20)}
@@ -155,7 +155,7 @@ class GRPO(Reinforced):
         visits: notes an update.
         group: answers a note.
         micro_groups: groups a backward pass: bounds the memory.
-        learning_rate: None is 1e-4 for a model that is trained whole and 1e-5 (the study's) for LoRA.
+        learning_rate: None is 3e-5 for a model that is trained whole and 1e-5 (the study's) for LoRA.
         kl: coefficient of the KL divergence from the start (1e-3 in the study).
         lora_rank: 0 trains the whole model; None is 0 for small models and 8 (the study's) else.
     """

@@ -140,7 +140,7 @@ class PHI(Reinforced):
         visits: notes an update.
         group: answers a note; all see the same hint.
         micro_groups: groups a backward pass: bounds the memory.
-        learning_rate: None is 1e-4 for a model that is trained whole and 1e-5 (the study's) for LoRA.
+        learning_rate: None is 3e-5 for a model that is trained whole and 1e-5 (the study's) for LoRA.
         kl: coefficient of the KL divergence from the start (1e-3 in the study).
         lora_rank: 0 trains the whole model; None is 0 for small models and 8 (the study's) else.
     """

@@ -116,12 +116,12 @@ class CodeSetTrainer(GRPOTrainer):
     def _reward(self, completions: list[str], gold: list[list[str]], **columns: Any) -> list[float]:
         """Sample-level F1 of each answer against the full gold."""
         settings = self._coder.settings
-        return [
-            sample_f1(
-                set(parse_answer(text, settings.code_systems, settings.scan).codes), set(codes)
-            )
-            for text, codes in zip(completions, gold, strict=True)
-        ]
+        rewards = []
+        for text, codes in zip(completions, gold, strict=True):
+            answer = parse_answer(text, settings.code_systems, settings.scan)
+            repeated = sum(item.reason == "duplicate" for item in answer.dropped)
+            rewards.append(sample_f1(set(answer.codes), set(codes), repeated))
+        return rewards
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         """As TRL does, but rows are not shuffled over the micro-batches: groups stay whole."""
