@@ -77,7 +77,7 @@ def refresh(notes: Iterable[Note], predicted: Mapping[str, Iterable[str]]) -> Hi
 def code_weights(frequency: Mapping[str, int], hits: Mapping[str, int]) -> dict[str, float]:
     """w = 1/sqrt(frequency) / max(recall, 0.05), clipped at 3 medians, then ^(1/3).
 
-    Rare and badly recalled codes weigh more (REFERENCE, section 1).
+    Rare and badly recalled codes weigh more (arXiv 2606.13940).
     """
     raw = {
         code: 1 / count**0.5 / max(hits.get(code, 0) / count, LEAST_RECALL)

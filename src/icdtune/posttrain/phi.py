@@ -2,7 +2,7 @@
 
 Each round visits only notes with missed codes; half of the visits show some of them as confirmed. After
 each round the model predicts its training notes again, without hints, and the pools follow. Rewards
-compare with the full gold set, and nothing is ever hinted in evaluation (REFERENCE, section 1).
+compare with the full gold set, and nothing is ever hinted in evaluation (arXiv 2606.13940).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ def sample_f1(predicted: AbstractSet[str], gold: AbstractSet[str], duplicates: i
 
     A code written again is charged as a false positive: where repeats are free, as in the study's
     release, a model learns to repeat itself without end. Both sets empty score 1, exactly one empty
-    scores 0 (REFERENCE, section 1).
+    scores 0 (arXiv 2606.13940).
     """
     if not predicted and not gold:
         return 1.0

@@ -7,6 +7,7 @@ fails where an upgrade changes one.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -50,7 +51,7 @@ class CodeSetTrainer(GRPOTrainer):
         visits: int,
         **options: Any,
     ) -> None:
-        self._coder, self._plan, self._title, self._visits = coder, plan, title, visits
+        self._coder, self._plan, self._title = coder, plan, title
         # What a step reads is decided by the plan and the step; the data set only counts the rows.
         rows = [{"prompt": "", "place": i % visits} for i in range(visits * config.max_steps)]
         super().__init__(
@@ -146,7 +147,14 @@ class CodeSetTrainer(GRPOTrainer):
         """Log-probabilities with each group's prompt forwarded once where that is possible."""
         group = group_size(input_ids[:, :-logits_to_keep])
         wrapped = self.accelerator.unwrap_model(model) is not model
-        if group == 1 or wrapped or self.args.gradient_checkpointing or self.temperature != 1.0:
+        reasons = {
+            "the rows do not come in groups of one size": group == 1,
+            "the model is wrapped for several processes": wrapped,
+            "gradient checkpointing drops the cache": self.args.gradient_checkpointing,
+            "the temperature is not 1": self.temperature != 1.0,
+        }
+        if found := [reason for reason, holds in reasons.items() if holds]:
+            warnings.warn(f"prompts are forwarded once an answer: {found[0]}", stacklevel=2)
             plain: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
             plain = super()._get_per_token_logps_and_entropies(
                 model,

@@ -1,7 +1,7 @@
 """Shorten a note: the middle of its "Brief Hospital Course" first, else the middle of the whole.
 
 The course is long and repeats itself; diagnoses, history and medication lists, which stand elsewhere,
-survive (the rule of the study, REFERENCE in docs/prompts.md).
+survive (the rule of the study, arXiv 2606.13940).
 """
 
 from __future__ import annotations
