@@ -1,6 +1,7 @@
 """Batched generation with transformers: prompts are forwarded once, however many answers each gets.
 
-Greedy or sampled; rows that have ended leave the batch. Works on token ids and knows nothing of codes.
+Greedy or sampled; prompts whose answers have ended leave the batch. Works on token ids and knows
+nothing of codes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from icdtune.decoding.grouped import can_group, grouped, grouped_attention, roomy
+from icdtune.decoding.grouped import can_group, grouped, grouped_attention, roomy, select
 from icdtune.decoding.hardware import half_precision
 
 
@@ -59,18 +60,10 @@ def generate(
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
         mask[row, width - len(prompt) :] = 1
     ids, mask = ids.to(device), mask.to(device)
-    cache = DynamicCache(config=model.config)
     with _precision(device), ExitStack() as stack:
-        out = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions(mask),
-            cache=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        first, cache = prefill(model, ids, mask)
         place = mask.sum(1).repeat_interleave(answers, 0)
-        together = answers > 1 and can_group(model, cache)
+        together = can_group(model, cache)
         if together:
             cache = grouped(cache, mask)
             stack.enter_context(grouped_attention(model, cache))
@@ -79,7 +72,7 @@ def generate(
                 cache.batch_repeat_interleave(answers)
             cache = roomy(cache)
             mask = mask.repeat_interleave(answers, 0)
-        logits = out.logits[:, -1].float().repeat_interleave(answers, 0)
+        logits = first[:, -1].float().repeat_interleave(answers, 0)
         total = len(prompts) * answers
         tokens: list[list[int]] = [[] for _ in range(total)]
         chances: list[list[float]] = [[] for _ in range(total)]
@@ -96,12 +89,16 @@ def generate(
             going &= ~torch.isin(chosen, stops)
             if step + 1 == max_new_tokens or not bool(going.any()):
                 break
-            if not together and int(going.sum()) <= 0.8 * len(going):
-                keep = going.nonzero().flatten()
-                cache.batch_select_indices(keep)
-                rows, mask, place = rows[keep], mask[keep], place[keep]
-                chosen, going = chosen[keep], going[keep]
-            # Rows that have ended and are still in the batch go on unheard.
+            # Groups all of whose answers have ended leave; ended rows of the others go on unheard.
+            open_groups = going.view(-1, answers).any(1)
+            if int(open_groups.sum()) <= 0.8 * len(open_groups):
+                keep = open_groups.repeat_interleave(answers).nonzero().flatten()
+                if together:
+                    select(cache, open_groups.nonzero().flatten(), keep)
+                else:
+                    cache.batch_select_indices(keep)
+                    mask = mask[keep]
+                rows, place, chosen, going = rows[keep], place[keep], chosen[keep], going[keep]
             if not together:
                 mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
             out = model(
@@ -117,6 +114,26 @@ def generate(
         _until_end(ids, chance, set(end_ids)) for ids, chance in zip(tokens, chances, strict=True)
     ]
     return [flat[i : i + answers] for i in range(0, total, answers)]
+
+
+def prefill(
+    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor
+) -> tuple[torch.Tensor, DynamicCache]:
+    """Forward prompts (rows, tokens), padded left; gradient is kept where it is on.
+
+    Returns:
+        Logits (rows, 1, vocabulary) after each prompt, and the cache that holds the prompts.
+    """
+    cache = DynamicCache(config=model.config)
+    out = model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions(mask),
+        cache=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    return out.logits, cache
 
 
 def generate_all(

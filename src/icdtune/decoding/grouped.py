@@ -2,6 +2,8 @@
 
 Plain caches hold the prompt once for every answer, and read all of it for every token: on a CPU that
 is most of the cost of sampling. Here the queries of a group are multiplied with the one copy. Exact.
+Groups of one gain as well: torch's bfloat16 attention of a single query takes a CPU six times as long
+as these products (64 rows, 360 tokens, AVX-512 BF16).
 """
 
 from __future__ import annotations
@@ -86,6 +88,17 @@ def grouped(cache: DynamicCache, mask: torch.Tensor) -> DynamicCache:
         new.bias = new.bias.masked_fill(mask == 0, float("-inf"))[:, None, None, :]
         answers.layers.append(new)
     return answers
+
+
+def select(cache: DynamicCache, prompts: torch.Tensor, rows: torch.Tensor) -> None:
+    """Keep some prompts of a grouped cache, and the rows of their answers."""
+    for layer in cache.layers:
+        layer.prompt_keys, layer.prompt_values = (
+            layer.prompt_keys[prompts],
+            layer.prompt_values[prompts],
+        )
+        layer.bias = layer.bias[prompts]
+    cache.batch_select_indices(rows)
 
 
 @contextmanager

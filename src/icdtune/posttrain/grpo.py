@@ -93,7 +93,7 @@ class Reinforced(GenerativeCoder):
         """
         import torch
 
-        from icdtune.decoding.hardware import half_precision, prepare_cpu
+        from icdtune.decoding.hardware import half_precision, use_cores
         from icdtune.posttrain.rollouts import CodeSetTrainer, grpo_config, stop_when
         from icdtune.posttrain.training import (
             arguments,
@@ -103,7 +103,7 @@ class Reinforced(GenerativeCoder):
             run,
         )
 
-        prepare_cpu()
+        use_cores()
         torch.manual_seed(seed)
         started = time.perf_counter()
         rank = lora_rank(self.model, self._rank)
@@ -167,7 +167,7 @@ class GRPO(Reinforced):
         match: Path | None = None,
         visits: Count = 16,
         group: Annotated[int, Field(ge=2)] = 8,
-        micro_groups: Count = 16,
+        micro_groups: Count = 4,
         learning_rate: Rate | None = None,
         kl: Annotated[float, Field(ge=0)] = 0.0,
         lora_rank: Annotated[int, Field(ge=0)] | None = None,

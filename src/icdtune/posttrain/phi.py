@@ -153,7 +153,7 @@ class PHI(Reinforced):
         notes: Count | None = None,
         visits: Count = 16,
         group: Annotated[int, Field(ge=2)] = 8,
-        micro_groups: Count = 16,
+        micro_groups: Count = 4,
         learning_rate: Rate | None = None,
         kl: Annotated[float, Field(ge=0)] = 0.0,
         lora_rank: Annotated[int, Field(ge=0)] | None = None,

@@ -67,7 +67,7 @@ class SFT(GenerativeCoder):
         """Train on the split "train"; goes on from a checkpoint in `work`."""
         import torch
 
-        from icdtune.decoding.hardware import half_precision, prepare_cpu
+        from icdtune.decoding.hardware import half_precision, use_cores
         from icdtune.posttrain.training import (
             arguments,
             history,
@@ -77,7 +77,7 @@ class SFT(GenerativeCoder):
             run,
         )
 
-        prepare_cpu()
+        use_cores()
         torch.manual_seed(seed)
         coder = start_coder(self._model, self._layers, self._budgets, task.corpus.info.code_systems)
         check_tokenizer(coder.tokenizer, task.labels.codes, f'model "{self._model}"')

@@ -6,9 +6,9 @@ Exact: the answers attend to the prompt's keys and values, gradient included. Kn
 from __future__ import annotations
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
-from icdtune.decoding.generate import positions
+from icdtune.decoding.generate import positions, prefill
 
 
 def group_size(prompts: torch.Tensor) -> int:
@@ -45,15 +45,7 @@ def log_probabilities(
     width = input_ids.shape[1] - answer_width
     prompts, answers = input_ids[::group, :width], input_ids[:, width:]
     mask = attention_mask[::group, :width]
-    cache = DynamicCache(config=model.config)
-    first = model(
-        input_ids=prompts,
-        attention_mask=mask,
-        position_ids=positions(mask),
-        cache=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    ).logits
+    first, cache = prefill(model, prompts, mask)
     logits = first.repeat_interleave(group, 0)
     if answer_width > 1:
         cache.batch_repeat_interleave(group)

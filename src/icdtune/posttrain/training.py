@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerState
 
+from icdtune.decoding.hardware import kept_memory
 from icdtune.errors import IcdtuneError
 from icdtune.progress import bar
 
@@ -118,7 +119,8 @@ def run(
             trainer.state = state
             trainer._load_from_checkpoint(checkpoint)
             return
-    trainer.train(resume_from_checkpoint=checkpoint)
+    with kept_memory():
+        trainer.train(resume_from_checkpoint=checkpoint)
 
 
 def latest_checkpoint(work: Path) -> str | None:
