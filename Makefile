@@ -39,7 +39,7 @@ ladder: $(VENV)/.smollm2
 	$(BIN)/icdtune study examples/ladder.yaml --out runs
 	$(BIN)/python benchmarks/ladder.py runs --out benchmarks/results/ladder.json
 
-# Pre-train the base model that ships with the package: about 80 minutes on two cores.
+# Pre-train the base model that ships with the package: about an hour on two cores.
 tiny-base: $(VENV)/.base
 	$(BIN)/python scripts/tiny_base.py --work runs/tiny-base --out src/icdtune/assets/tiny
 

@@ -3,7 +3,7 @@
 Reads: synthetic notes of its own seeds (their text only, training split, so that no held-out surface
 form occurs) and lines of the code tables: "code title", "title code", and several titles with their
 codes, inclusion terms among the titles. It never sees a note together with its codes. Runs on two cores
-for about 80 minutes; interrupted, it goes on from its last checkpoint.
+for about an hour; interrupted, it goes on from its last checkpoint.
 
     python scripts/tiny_base.py --work runs/tiny-base --out src/icdtune/assets/tiny
 """
@@ -40,7 +40,7 @@ WEIGHT = 2_000
 ROW = 640
 BATCH, MICRO = 8, 4
 """Rows an update, rows a backward pass."""
-STEPS = 4000
+STEPS = 3000
 NOTES = 0.25
 """Share of the tokens that are notes."""
 LIGHT = 1 << 15

@@ -85,6 +85,16 @@ def test_greedy_answers_are_those_of_transformers(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", MODELS)
+def test_prompts_that_begin_alike_are_answered_as_others_are(kind: str) -> None:
+    model = make(kind).double()
+    shared = prompts(1)[0] * 2
+    asked = [shared + prompt for prompt in prompts(8)] + [shared]
+    expected = [of_transformers(model, prompt) for prompt in asked]
+    assert greedy(model, asked) == expected
+    assert greedy(model, [shared, shared]) == [expected[-1]] * 2
+
+
+@pytest.mark.parametrize("kind", MODELS)
 def test_every_greedy_answer_to_a_prompt_is_the_same_one(kind: str) -> None:
     model = make(kind).double()
     asked = prompts(6)

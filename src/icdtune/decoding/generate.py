@@ -53,17 +53,24 @@ def generate(
         For each prompt its answers.
     """
     device = model.device
+    cache = DynamicCache(config=model.config)
+    together = can_group(model, cache)
+    common = _common(prompts) if together else 0
     width = max(map(len, prompts))
     ids = torch.full((len(prompts), width), pad_id)
     mask = torch.zeros((len(prompts), width), dtype=torch.long)
     for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, width - len(prompt) :] = 1
+        start = width - len(prompt)  # padding stands between what all share and the rest
+        ids[row, :common] = torch.tensor(prompt[:common])
+        ids[row, start + common :] = torch.tensor(prompt[common:])
+        mask[row, :common] = mask[row, start + common :] = 1
     ids, mask = ids.to(device), mask.to(device)
     with _precision(device), ExitStack() as stack:
-        first, cache = prefill(model, ids, mask)
+        if common:  # the instruction, worked examples
+            prefill(model, ids[:1, :common], mask[:1, :common], cache)
+            cache.batch_repeat_interleave(len(prompts))
+        first = prefill(model, ids[:, common:], mask, cache)
         place = mask.sum(1).repeat_interleave(answers, 0)
-        together = can_group(model, cache)
         if together:
             cache = grouped(cache, mask)
             stack.enter_context(grouped_attention(model, cache))
@@ -117,23 +124,27 @@ def generate(
 
 
 def prefill(
-    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor
-) -> tuple[torch.Tensor, DynamicCache]:
-    """Forward prompts (rows, tokens), padded left; gradient is kept where it is on.
+    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, cache: DynamicCache
+) -> torch.Tensor:
+    """Forward prompts, or what of them the cache does not hold yet; gradient is kept where it is on.
+
+    Args:
+        ids: (rows, tokens) that are new.
+        mask: (rows, tokens in the cache + new), 0 where there is padding.
+        cache: takes their keys and values.
 
     Returns:
-        Logits (rows, 1, vocabulary) after each prompt, and the cache that holds the prompts.
+        Logits (rows, 1, vocabulary) after the last token.
     """
-    cache = DynamicCache(config=model.config)
-    out = model(
+    logits: torch.Tensor = model(
         input_ids=ids,
         attention_mask=mask,
-        position_ids=positions(mask),
+        position_ids=positions(mask)[:, -ids.shape[1] :],
         cache=cache,
         use_cache=True,
         logits_to_keep=1,
-    )
-    return out.logits, cache
+    ).logits
+    return logits
 
 
 def generate_all(
@@ -180,6 +191,15 @@ def batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
 def positions(mask: torch.Tensor) -> torch.Tensor:
     """Position of each token, counted from the first that is not padding."""
     return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def _common(prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all prompts begin with, each keeping at least one of its own."""
+    if len(prompts) == 1:
+        return 0
+    most = min(map(len, prompts)) - 1
+    columns = enumerate(zip(*prompts, strict=False))
+    return next(i for i, column in columns if i == most or len(set(column)) > 1)
 
 
 def _choose(

@@ -6,7 +6,7 @@ Exact: the answers attend to the prompt's keys and values, gradient included. Kn
 from __future__ import annotations
 
 import torch
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from icdtune.decoding.generate import positions, prefill
 
@@ -45,7 +45,8 @@ def log_probabilities(
     width = input_ids.shape[1] - answer_width
     prompts, answers = input_ids[::group, :width], input_ids[:, width:]
     mask = attention_mask[::group, :width]
-    first, cache = prefill(model, prompts, mask)
+    cache = DynamicCache(config=model.config)
+    first = prefill(model, prompts, mask, cache)
     logits = first.repeat_interleave(group, 0)
     if answer_width > 1:
         cache.batch_repeat_interleave(group)
