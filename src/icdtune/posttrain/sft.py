@@ -50,7 +50,7 @@ class SFT(GenerativeCoder):
         model: str = "tiny",
         layers: Annotated[int, Field(ge=1)] | None = None,
         steps: Annotated[int, Field(ge=1)] | None = None,
-        batch: Annotated[int, Field(ge=1)] = 16,
+        batch: Annotated[int, Field(ge=1)] = 8,
         micro_batch: Annotated[int, Field(ge=1)] = 8,
         learning_rate: Rate | None = None,
         lora_rank: Annotated[int, Field(ge=0)] | None = None,
