@@ -116,3 +116,20 @@ def test_rows_that_use_each_other_or_nothing_are_refused() -> None:
         study([one])
     with pytest.raises(ValueError, match='"compare" names "z"'):
         study([{"name": "a", "coder": "bow"}], compare=[["a", "z"]])
+
+
+def test_a_row_that_draws_nothing_runs_once_and_compares_with_rows_of_every_seed(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        {"name": "every", "coder": "dictionary"},
+        {"name": "single", "coder": "dictionary", "once": True},
+    ]
+    lines: list[str] = []
+    results = run_study(study(rows, seeds=[3, 4]), tmp_path / "run", lines.append)
+    assert [line for line in lines if line.startswith("train single")] == ["train single (seed 3)"]
+    assert [[run["seed"] for run in row["per_seed"]] for row in results["coders"]] == [[3, 4], [3]]
+    assert results["comparisons"][0]["metrics"]["micro_f1"]["difference"] == 0
+    again = {"name": "after", "coder": "grpo", "uses": {"start": "single"}}
+    with pytest.raises(ValueError, match='"after" uses "single" with every seed'):
+        study([*rows, again], seeds=[3, 4])

@@ -60,6 +60,7 @@ class CoderChoice(_Model):
         uses: option name -> row whose coder folder (of the same seed) is that option's value; such a
             row runs first, wherever it stands.
         notes: how many notes of the split are predicted, spread evenly; None is all.
+        once: run with the first seed only, for a coder in which nothing is drawn.
         optional: leave the row out, and say so, where its base model is not on this machine.
         note: a remark that is printed with the row.
     """
@@ -69,6 +70,7 @@ class CoderChoice(_Model):
     options: dict[str, Any] = {}
     uses: dict[str, str] = {}
     notes: int | None = Field(None, ge=1)
+    once: bool = False
     optional: bool = False
     note: str | None = None
 
@@ -123,6 +125,10 @@ class Study(_Model):
                 raise ValueError(f'"compare" names "{name}", which is no row of the study')
         return self
 
+    def seeds_of(self, row: CoderChoice) -> list[int]:
+        """The seeds that a row runs with."""
+        return self.seeds[:1] if row.once else self.seeds
+
     def order(self) -> list[CoderChoice]:
         """The rows in an order in which each comes after those that it uses."""
         rows = {coder.name: coder for coder in self.coders}
@@ -134,6 +140,10 @@ class Study(_Model):
             for used in rows[name].uses.values():
                 if used not in rows:
                     raise ValueError(f'coder "{name}" uses "{used}", which is no row of the study')
+                if rows[used].once and not rows[name].once:
+                    raise ValueError(
+                        f'coder "{name}" uses "{used}" with every seed, which has "once": drop it there'
+                    )
                 visit(used, (*path, name))
             done.setdefault(name, rows[name])
 

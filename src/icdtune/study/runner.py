@@ -62,7 +62,7 @@ def run_study(study: Study, folder: Path, announce: Announce = lambda line: None
     made: dict[str, list[tuple[Run, Predictions]]] = {}
     for choice in study.order():
         if choice.name not in left_out:
-            runs = [run_of(folder, choice, seed, study) for seed in study.seeds]
+            runs = [run_of(folder, choice, seed, study) for seed in study.seeds_of(choice)]
             made[choice.name] = [(run, predictions_of(study, task, run, announce)) for run in runs]
     counts: dict[str, Counts] = {}
     coders: list[dict[str, Any]] = []
