@@ -92,6 +92,8 @@ def test_prompts_that_begin_alike_are_answered_as_others_are(kind: str) -> None:
     expected = [of_transformers(model, prompt) for prompt in asked]
     assert greedy(model, asked) == expected
     assert greedy(model, [shared, shared]) == [expected[-1]] * 2
+    even = [shared + prompt[:2] for prompt in prompts(8)]  # nothing is padded
+    assert greedy(model, even) == [of_transformers(model, prompt) for prompt in even]
 
 
 @pytest.mark.parametrize("kind", MODELS)

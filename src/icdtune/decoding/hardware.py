@@ -11,6 +11,8 @@ from contextlib import contextmanager
 
 import torch
 
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # parameters of glibc's mallopt
+
 
 @functools.cache
 def half_precision(device: torch.device) -> bool:
@@ -46,9 +48,6 @@ def kept_memory() -> Iterator[None]:
         libc.mallopt(_MMAP_MAX, 65_536)  # glibc's defaults
         libc.mallopt(_TRIM_THRESHOLD, 128 * 1024)
         libc.malloc_trim(0)
-
-
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 
 
 def _glibc() -> ctypes.CDLL | None:
