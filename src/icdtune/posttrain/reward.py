@@ -9,7 +9,7 @@ def sample_f1(predicted: AbstractSet[str], gold: AbstractSet[str], duplicates: i
     """F1 of one note's code set: 2 hits / (predicted + duplicates + gold).
 
     A code written again is charged as a false positive: where repeats are free, as in the study's
-    release, a model learns to repeat itself without end. Both sets empty score 1, exactly one empty
+    release, a model may learn to repeat itself without end. Both sets empty score 1, exactly one empty
     scores 0 (arXiv 2606.13940).
     """
     if not predicted and not gold:
