@@ -14,7 +14,7 @@ import pytest
 
 from icdtune.errors import IcdtuneError
 from icdtune.study.file import read_study
-from icdtune.study.runner import run_study
+from icdtune.study.runner import run_seed, run_study
 
 STUDY = """\
 name: small
@@ -62,6 +62,26 @@ def test_a_study_leaves_every_stages_output(finished: Path) -> None:
     for row in results["coders"]:
         assert len(row["per_seed"]) == 2
         assert row["metrics"]["runs"] == 2
+
+
+def test_seeds_side_by_side_give_the_study_its_predictions(finished: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "small.yaml")
+    command = [sys.executable, "-m", "icdtune", "study", str(file), "--out", str(tmp_path)]
+    running = [subprocess.Popen([*command, "--seed", str(seed)]) for seed in (1, 2)]
+    assert [process.wait() for process in running] == [0, 0]
+    assert not (tmp_path / "small" / "results.json").exists()
+    (study,) = read_study(file)
+    lines: list[str] = []
+    run_study(study, tmp_path / "small", lines.append)
+    assert {line.split()[0] for line in lines} == {"evaluate", "compare"}
+    assert predictions(tmp_path / "small") == predictions(finished)
+    assert metrics(tmp_path / "small") == metrics(finished)
+
+
+def test_a_seed_that_the_study_does_not_name_is_refused(tmp_path: Path) -> None:
+    (study,) = read_study(write(tmp_path / "s.yaml"))
+    with pytest.raises(IcdtuneError, match="has no seed 7. Its seeds: 1, 2"):
+        run_seed(study, tmp_path / "out", 7)
 
 
 def test_a_second_run_repeats_nothing(finished: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,10 +37,17 @@ def demo(
 def study(
     file: Annotated[Path, typer.Argument(help="Study file (YAML).")],
     out: Annotated[Path, typer.Option(help="Folder that holds studies.")] = Path("runs"),
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Only train and predict with this seed: seeds may run side by side."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run what is missing of a study, go on after an interruption, and render its report."""
-    _run(file, out, as_json)
+    if seed is None:
+        _run(file, out, as_json)
+    else:
+        _run_seed(file, out, seed)
 
 
 def report(
@@ -50,22 +59,36 @@ def report(
     typer.echo(f"Report: {render_report(folder)}")
 
 
-def _run(file: Path, out: Path, as_json: bool) -> None:
-    import time
+def _announcer() -> Callable[[str], None]:
+    """Prints each stage with the seconds since now."""
+    started = time.perf_counter()
 
+    def announce(line: str) -> None:
+        typer.echo(f"{time.perf_counter() - started:7.1f} s  {line}", err=True)
+
+    return announce
+
+
+def _run_seed(file: Path, out: Path, seed: int) -> None:
+    from icdtune.study.file import read_study
+    from icdtune.study.runner import run_seed
+
+    for one in read_study(file):
+        run_seed(one, out / one.name, seed, _announcer())
+        typer.echo(
+            f"{one.name}: seed {seed} is done. Without --seed, the same command gathers results"
+        )
+
+
+def _run(file: Path, out: Path, as_json: bool) -> None:
     from icdtune.study.file import read_study
     from icdtune.study.report import render_report
     from icdtune.study.runner import run_study
 
     everything = []
     for one in read_study(file):
-        started = time.perf_counter()
-
-        def announce(line: str, since: float = started) -> None:
-            typer.echo(f"{time.perf_counter() - since:7.1f} s  {line}", err=True)
-
         folder = out / one.name
-        results = run_study(one, folder, announce)
+        results = run_study(one, folder, _announcer())
         page = render_report(folder)
         everything.append(results | {"report": str(page)})
         if not as_json:

@@ -43,7 +43,8 @@ class Settings(BaseModel):
         layers: how many of its layers are kept; None is all.
         adapters: folders of PEFT adapters, merged in this order; the last may be ".".
         prompt_budget, answer_budget: tokens.
-        batch_tokens: tokens that a batch of prompts and answers may hold: bounds the memory.
+        batch_tokens: tokens that a batch of prompts and answers may hold, which bounds the memory;
+            None is 24,576 on a CPU and 131,072 on a GPU.
         scan: how an answer without a complete block is read.
         code_systems: of the corpus that it was made for.
         examples: notes shown with their codes.
@@ -57,7 +58,7 @@ class Settings(BaseModel):
     weights: Literal["base", "here"] = "here"
     prompt_budget: int
     answer_budget: int
-    batch_tokens: int = 24_576
+    batch_tokens: Annotated[int, Field(ge=1)] | None = None
     scan: Scan = "block"
     code_systems: dict[str, str]
     examples: list[tuple[str, list[str]]] = []
@@ -125,12 +126,13 @@ class GenerativeCoder:
     ) -> list[Generated]:
         """Greedy answers to prompts."""
         from icdtune.decoding.generate import generate_all
+        from icdtune.decoding.hardware import batch_tokens
 
         self.model.eval()
         return generate_all(
             self.model,
             prompts,
-            self.settings.batch_tokens,
+            self.settings.batch_tokens or batch_tokens(self.model.device),
             each,
             max_new_tokens=self.settings.answer_budget,
             end_ids=end_ids(self.model, self.tokenizer),

@@ -57,9 +57,14 @@ def model_path(name: str) -> str:
 
 
 def load_model(name: str, layers: int | None = None) -> PreTrainedModel:
-    """A causal language model in fp32; with `layers`, only its first so many layers."""
+    """A causal language model in fp32, on the GPU where there is one.
+
+    With `layers`, only its first so many layers.
+    """
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM
+
+    from icdtune.decoding.hardware import best_device
 
     path = model_path(name)
     _quiet()
@@ -74,7 +79,7 @@ def load_model(name: str, layers: int | None = None) -> PreTrainedModel:
             model = AutoModelForCausalLM.from_pretrained(path, config=config, dtype="float32")
     except (OSError, ValueError, SafetensorError) as error:
         raise _unreadable(name, error) from None
-    return model.eval()
+    return model.eval().to(best_device())
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:

@@ -1,4 +1,4 @@
-"""What the machine can do: 16-bit arithmetic, threads, memory that is kept while training."""
+"""What the machine can do: GPU, 16-bit arithmetic, threads, memory that is kept while training."""
 
 from __future__ import annotations
 
@@ -12,6 +12,18 @@ from contextlib import contextmanager
 import torch
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # parameters of glibc's mallopt
+
+
+def best_device() -> torch.device:
+    """This process's GPU where there is one, else the CPU; CUDA_VISIBLE_DEVICES= hides GPUs."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def batch_tokens(device: torch.device) -> int:
+    """Tokens of prompts and answers that a batch holds unless a coder says otherwise."""
+    return 131_072 if device.type == "cuda" else 24_576
 
 
 @functools.cache

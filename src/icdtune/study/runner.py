@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 import icdtune
 import icdtune.posttrain
 from icdtune.coders.base import base_model, make_coder, versions
@@ -52,13 +54,9 @@ def run_study(study: Study, folder: Path, announce: Announce = lambda line: None
     Returns:
         The content of results.json.
     """
-    left_out = _left_out(study)
+    left_out, task = _begin(study, folder, announce)
+    corpus = task.corpus
     rows = [choice for choice in study.coders if choice.name not in left_out]
-    corpus = prepare_corpus(study, folder, announce)
-    task = Task(corpus, _labels(study, corpus))
-    for split in dict.fromkeys(("train", "val", study.split)):
-        task.gold(split)
-    keep_labels(study, task, folder)
     made: dict[str, list[tuple[Run, Predictions]]] = {}
     for choice in study.order():
         if choice.name not in left_out:
@@ -98,6 +96,34 @@ def run_study(study: Study, folder: Path, announce: Announce = lambda line: None
     results["titles"] = _titles(results, corpus)
     write_json(folder / "results.json", results)
     return results
+
+
+def run_seed(study: Study, folder: Path, seed: int, announce: Announce = lambda line: None) -> None:
+    """Train and predict what is missing of one seed, and gather no results.
+
+    Seeds may run side by side, each in a process of its own; `run_study` then finds them done. Raises
+    IcdtuneError for a seed that the study does not name.
+    """
+    if seed not in study.seeds:
+        known = ", ".join(map(str, study.seeds))
+        raise IcdtuneError(f'study "{study.name}" has no seed {seed}. Its seeds: {known}')
+    left_out, task = _begin(study, folder, announce)
+    for choice in study.order():
+        if choice.name not in left_out and seed in study.seeds_of(choice):
+            predictions_of(study, task, run_of(folder, choice, seed, study), announce)
+
+
+def _begin(study: Study, folder: Path, announce: Announce) -> tuple[dict[str, str], Task]:
+    """Check the rows and prepare the corpus: rows left out with the reason, and the task."""
+    left_out = _left_out(study)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "corpus.lock"):  # one of several processes prepares it
+        corpus = prepare_corpus(study, folder, announce)
+        task = Task(corpus, _labels(study, corpus))
+        for split in dict.fromkeys(("train", "val", study.split)):
+            task.gold(split)
+        keep_labels(study, task, folder)
+    return left_out, task
 
 
 def _left_out(study: Study) -> dict[str, str]:
