@@ -15,8 +15,13 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # parameters of glibc's mallopt
 
 
 def best_device() -> torch.device:
-    """This process's GPU where there is one, else the CPU; CUDA_VISIBLE_DEVICES= hides GPUs."""
+    """This process's GPU where there is one, else the CPU; CUDA_VISIBLE_DEVICES= hides GPUs.
+
+    On a GPU, cuDNN's attention is switched off: since torch 2.11 its backward pass gives NaN where a
+    mask is given and tokens modulo 128 are 64 (pytorch issue 196678; seen here with padded rows).
+    """
     if torch.cuda.is_available():
+        torch.backends.cuda.enable_cudnn_sdp(False)
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
 
