@@ -607,7 +607,7 @@ def test_an_invalid_codiesp_option_is_refused_in_a_study_too(option, value, here
         ),
         (
             ("prepare", "codiesp", "--source", "source", "--out", "new", "--invalid-codes", "hide"),
-            r'--invalid-codes "hide": choose one of keep, quarantine, refuse',
+            r'--invalid-codes "hide": choose one of keep, quarantine, error',
         ),
         (("prepare", "codiesp", "--out", "new"), r"--source, or --download"),
         ((*TRAIN, "--option", "evidence"), r'--option "evidence": write it as key=value'),

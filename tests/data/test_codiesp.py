@@ -310,7 +310,7 @@ def test_unknown_codes_are_kept_refused_or_set_aside(tmp_path, source):
     assert Corpus(tmp_path / "kept").info.standing["diagnosis"] == {"exact": 20, "unknown": 1}
     prepare(tmp_path / "aside", source, "en", "D", invalid_codes="quarantine")
     assert (tmp_path / "aside" / "quarantine.parquet").exists()
-    assert '"E11.99"' in refusal(tmp_path, source, invalid_codes="refuse")
+    assert '"E11.99"' in refusal(tmp_path, source, invalid_codes="error")
 
 
 def test_a_malformed_code_can_be_set_aside_with_its_evidence(tmp_path, source):

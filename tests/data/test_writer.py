@@ -178,14 +178,14 @@ def test_quarantine_sets_unknown_and_malformed_codes_aside(tmp_path):
 def test_a_refused_unknown_code_names_place_field_and_nearest_code(tmp_path):
     bad = ("train", note("a", ("E11.99",)), "notes.csv row 812")
     with pytest.raises(IcdtuneError) as caught:
-        write(tmp_path / "c", bad, invalid_codes="refuse")
+        write(tmp_path / "c", bad, invalid_codes="error")
     message = str(caught.value)
     for part in ("notes.csv row 812", '"codes"', '"E11.99"', "E11.9)", "quarantine"):
         assert part in message
     assert everything_in(tmp_path) == []
 
 
-@pytest.mark.parametrize("policy", ["keep", "refuse"])
+@pytest.mark.parametrize("policy", ["keep", "error"])
 def test_a_malformed_code_names_place_and_field(tmp_path, policy):
     bad = ("train", note("a", ("E11.9", "11.E9")), "notes.csv row 812")
     with pytest.raises(IcdtuneError) as caught:

@@ -61,7 +61,7 @@ def codiesp(
     language: Annotated[str, typer.Option(help="en (translation) or es (original).")] = "en",
     task: Annotated[str, typer.Option(help="D diagnoses, P procedures, DP both.")] = "D",
     invalid_codes: Annotated[
-        str, typer.Option(help="Codes in no table: keep, quarantine or refuse.")
+        str, typer.Option(help="Codes in no table: keep, quarantine or error.")
     ] = "keep",
     overwrite: Overwrite = False,
 ) -> None:

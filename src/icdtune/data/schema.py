@@ -40,6 +40,15 @@ EVIDENCE_SCHEMA = pa.schema(
         pa.field("group", pa.int32(), nullable=False),
     ]
 )
+DOCUMENT_SCHEMA = pa.schema(
+    [
+        pa.field("note_id", pa.string(), nullable=False),
+        pa.field("start", pa.int32(), nullable=False),
+        pa.field("end", pa.int32(), nullable=False),
+        pa.field("kind", pa.string()),
+        pa.field("document_id", pa.string()),
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +70,31 @@ class Span:
     start: int
     end: int
     group: int
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One of the documents that a note joins: characters [start, end), its kind, the source's id."""
+
+    note_id: str
+    start: int
+    end: int
+    kind: str | None = None
+    document_id: str | None = None
+
+
+class SplitBalance(BaseModel):
+    """How a split's labels compare with those of all splits.
+
+    Attributes:
+        missing: share of all distinct codes that the split lacks.
+        divergence: Kullback-Leibler, in nats, of its distribution of codes from that of all.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    missing: float
+    divergence: float
 
 
 class SplitInfo(BaseModel):
@@ -89,6 +123,7 @@ class CorpusInfo(BaseModel):
     standing: dict[str, dict[str, int]] = {}
     waivers: dict[str, int] = {}
     splits: dict[str, SplitInfo]
+    balance: dict[str, SplitBalance] = {}
     hash: str
     protected: bool
     icdtune_version: str
@@ -174,6 +209,15 @@ class Corpus:
                             f"stretch of text. Correct the offsets"
                         )
                     yield span
+
+    def documents(self) -> Iterator[Document]:
+        """Stream the borders of joined documents; none where the corpus has no documents.parquet."""
+        path = self.path / "documents.parquet"
+        if path.exists():
+            check_schema(path, DOCUMENT_SCHEMA)
+            for batch in parquet_batches(path):
+                columns = [batch[name].to_pylist() for name in DOCUMENT_SCHEMA.names]
+                yield from (Document(*row) for row in zip(*columns, strict=True))
 
     def check_evidence(self) -> None:
         """Compare every evidence span with its note; IcdtuneError names the first that does not fit."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -15,14 +16,19 @@ import pyarrow.parquet as pq
 import icdtune
 from icdtune.codes.systems import get_system
 from icdtune.codes.tables import load_table
+from icdtune.data.labels import LabelRule, LabelSpace, choose_labels, save_labels
 from icdtune.data.parquet import BATCH
 from icdtune.data.schema import (
+    DOCUMENT_SCHEMA,
     EVIDENCE_SCHEMA,
     NOTE_SCHEMA,
+    Corpus,
     CorpusInfo,
+    Document,
     Note,
     RowHash,
     Span,
+    SplitBalance,
     SplitInfo,
     canonical_code,
     malformed,
@@ -31,16 +37,24 @@ from icdtune.errors import IcdtuneError
 from icdtune.files import atomic_directory, check_name, write_json
 
 RESERVED = frozenset({"evidence", "documents", "quarantine"})
-InvalidCodes = Literal["keep", "quarantine", "refuse"]
+InvalidCodes = Literal["keep", "quarantine", "error"]
+QUARANTINE_SCHEMA = pa.schema(
+    [
+        pa.field("note_id", pa.string(), nullable=False),
+        pa.field("code", pa.string()),
+        pa.field("reason", pa.string(), nullable=False),
+    ]
+)
 
 
 class CorpusWriter:
     """Context manager that writes a corpus to a temporary folder and renames it on success.
 
-    Codes are canonicalised. A malformed code is refused unless `invalid_codes` is "quarantine"; a
-    well-formed code that the tables do not hold is kept ("keep"), set aside in `quarantine.parquet`
-    ("quarantine") or refused ("refuse"). Every code's standing is counted in corpus.json. A subject in
-    two splits is refused, unless the split is a published one: then it is counted as a waiver.
+    Codes are canonicalised. A malformed code is refused unless `invalid_codes` is "quarantine" or
+    `malformed_codes` is; a well-formed code that the tables do not hold is kept ("keep"), set aside in
+    `quarantine.parquet` ("quarantine") or refused ("error"). Every code's standing is counted in
+    corpus.json. A subject in two splits is refused, unless the split is a published one: then it is
+    counted as a waiver. `labels` are chosen when all notes are written, and come with the corpus.
     """
 
     def __init__(
@@ -55,7 +69,9 @@ class CorpusWriter:
         license: str = "other",
         description: str = "",
         invalid_codes: InvalidCodes = "keep",
+        malformed_codes: Literal["quarantine", "error"] = "error",
         published_split: bool = False,
+        labels: Sequence[LabelSpace | tuple[str, LabelRule, Literal["keep", "drop"]]] = (),
         overwrite: bool = False,
     ) -> None:
         self.path = path
@@ -68,14 +84,17 @@ class CorpusWriter:
         self._license = license
         self._description = description
         self._invalid_codes = invalid_codes
+        self._set_aside = "quarantine" in (invalid_codes, malformed_codes)
         self._published_split = published_split
+        self._labels = labels
         self._shared: set[str] = set()
         self._hash = RowHash()
         self._owner: dict[str, str] = {}
         self._ids: set[str] = set()
         self._splits: dict[str, _SplitWriter] = {}
         self._evidence: _Rows | None = None
-        self._quarantine: list[dict[str, str]] = []
+        self._documents: _Rows | None = None
+        self._quarantine: list[tuple[str, str | None, str]] = []
         self._standing: dict[str, Counter[str]] = {role: Counter() for role in code_systems}
         self._known: dict[str, tuple[str, str, str]] = {}  # raw code -> role, standing, code
         self._stack = ExitStack()
@@ -104,7 +123,18 @@ class CorpusWriter:
             self._close(quietly=True)
             self._stack.__exit__(kind, error, trace)
 
-    def add(self, split: str, note: Note, where: str = "", evidence: Iterable[Span] = ()) -> Note:
+    def set_aside(self, note_id: str, reason: str, code: str | None = None) -> None:
+        """Put a note that is left out, and why, into `quarantine.parquet`."""
+        self._quarantine.append((note_id, code, reason))
+
+    def add(
+        self,
+        split: str,
+        note: Note,
+        where: str = "",
+        evidence: Iterable[Span] = (),
+        documents: Iterable[Document] = (),
+    ) -> Note:
         """Validate and write one note with its evidence; returns the note as written.
 
         Args:
@@ -112,6 +142,7 @@ class CorpusWriter:
             note: the note, codes in any notation.
             where: where the note came from ("file row"), for error messages.
             evidence: spans of this note; those of codes that were set aside are left out.
+            documents: borders of the documents that it joins.
         """
         where = where or f'{self.path} split "{split}" note {note.note_id}'
         if not note.note_id.strip() or not note.subject_id.strip():
@@ -149,6 +180,10 @@ class CorpusWriter:
         self._splits[split].add(note)
         self._hash.add(split, note)
         self._add_evidence(where, note, evidence)
+        for document in documents:
+            if self._documents is None:
+                self._documents = _Rows(self._temporary / "documents.parquet", DOCUMENT_SCHEMA)
+            self._documents.add(tuple(getattr(document, name) for name in DOCUMENT_SCHEMA.names))
         return note
 
     def _add_evidence(self, where: str, note: Note, spans: Iterable[Span]) -> None:
@@ -169,17 +204,18 @@ class CorpusWriter:
         if raw not in self._known:
             self._known[raw] = self._judge(raw)
         role, standing, code = self._known[raw]
-        if standing == "malformed" and self._invalid_codes != "quarantine":
+        if standing == "malformed" and not self._set_aside:
             raise malformed(where, raw, self._systems)
-        if standing == "unknown" and self._invalid_codes == "refuse":
+        if standing == "unknown" and self._invalid_codes == "error":
             problem = load_table(self._systems[role]).unknown(code)
             raise IcdtuneError(
                 f'{where}: field "codes": {problem}, or keep such codes with --invalid-codes keep '
                 f"or set them aside with --invalid-codes quarantine"
             )
         self._standing[role][standing] += 1
-        if standing in ("unknown", "malformed") and self._invalid_codes == "quarantine":
-            self._quarantine.append({"note_id": note_id, "code": raw, "reason": standing})
+        aside = standing == "unknown" and self._invalid_codes == "quarantine"
+        if aside or standing == "malformed":
+            self._quarantine.append((note_id, raw, standing))
             return None
         return code
 
@@ -202,8 +238,10 @@ class CorpusWriter:
         ordered = dict.fromkeys([*usual, *self._splits])
         infos = {split: self._splits[split].info for split in ordered}
         if self._quarantine:
-            table = pa.Table.from_pylist(self._quarantine)
-            pq.write_table(table, self._temporary / "quarantine.parquet")
+            rows = _Rows(self._temporary / "quarantine.parquet", QUARANTINE_SCHEMA)
+            for row in self._quarantine:
+                rows.add(row)
+            rows.close()
         versions = [get_system(name).version for name in self._systems.values()]
         info = CorpusInfo(
             name=self._name,
@@ -215,6 +253,7 @@ class CorpusWriter:
             standing={role: dict(sorted(c.items())) for role, c in self._standing.items()},
             waivers={"subjects_in_two_splits": len(self._shared)} if self._shared else {},
             splits=infos,
+            balance=self._balance(),
             hash=self._hash.hexdigest(),
             protected=self._protected,
             icdtune_version=icdtune.__version__,
@@ -222,10 +261,30 @@ class CorpusWriter:
         write_json(self._temporary / "corpus.json", info.model_dump())
         card = _card(info, self._license, self._description)
         (self._temporary / "README.md").write_text(card, encoding="utf-8")
+        if self._labels:
+            corpus = Corpus(self._temporary)
+            for given in self._labels:
+                space = given if isinstance(given, LabelSpace) else choose_labels(corpus, *given)
+                save_labels(corpus, space)
+
+    def _balance(self) -> dict[str, SplitBalance]:
+        """Missing codes and divergence of each labelled split."""
+        counts = {name: writer.codes for name, writer in self._splits.items() if writer.codes}
+        total: Counter[str] = sum(counts.values(), Counter())
+        whole = total.total()
+        found = {}
+        for name, codes in counts.items():
+            size = codes.total()
+            divergence = sum(
+                n / size * math.log(n / size * whole / total[code]) for code, n in codes.items()
+            )
+            missing = 1 - len(codes) / len(total)
+            found[name] = SplitBalance(missing=round(missing, 6), divergence=round(divergence, 6))
+        return found if len(found) > 1 else {}
 
     def _close(self, quietly: bool) -> None:
         rows = [writer.rows for writer in self._splits.values()]
-        for writer in [*rows, *([self._evidence] if self._evidence else [])]:
+        for writer in [*rows, *filter(None, (self._evidence, self._documents))]:
             try:
                 writer.close()
             except OSError:
@@ -273,7 +332,7 @@ class _SplitWriter:
         self.rows = _Rows(path, NOTE_SCHEMA)
         self._notes = self._labelled = self._mentions = 0
         self._subjects: set[str] = set()
-        self._codes: set[str] = set()
+        self.codes: Counter[str] = Counter()
 
     def add(self, note: Note) -> None:
         self.rows.add((note.note_id, note.subject_id, note.text, note.codes))
@@ -282,7 +341,7 @@ class _SplitWriter:
         if note.codes is not None:
             self._labelled += 1
             self._mentions += len(note.codes)
-            self._codes.update(note.codes)
+            self.codes.update(note.codes)
 
     @property
     def info(self) -> SplitInfo:
@@ -291,7 +350,7 @@ class _SplitWriter:
             subjects=len(self._subjects),
             labelled=self._labelled,
             mentions=self._mentions,
-            distinct_codes=len(self._codes),
+            distinct_codes=len(self.codes),
         )
 
 

@@ -1,0 +1,121 @@
+"""MIMIC-III discharge summaries with ICD-9 codes, in the three published variants.
+
+"clean" (Edin et al. 2023): codes seen ten times or more. "full" and "50" (Mullenbach et al. 2018, as Edin
+et al. prepare them): all codes, and the fifty of the original paper.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+
+from icdtune.data.labels import LabelRule, LabelSpace
+from icdtune.data.mimic import CodeTable, Labels, Source, gather, read_codes, rows_of, write
+from icdtune.data.mimic4 import SYSTEMS, dotted, label_spaces
+from icdtune.data.raw import find_table, scan
+from icdtune.data.spool import Spool
+
+VERSION = 1
+Variant = Literal["clean", "full", "50"]
+CATEGORY = "Discharge summary"
+
+
+def prepare(
+    out: Path,
+    raw: Path,
+    variant: Variant = "clean",
+    split: str = "published",
+    min_count: int | None = None,
+    normalise: bool = False,
+    drop_errors: bool = False,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """Prepare a MIMIC-III corpus: report and addenda of an admission are one note.
+
+    Args:
+        out: folder of the corpus.
+        raw: folder with NOTEEVENTS, DIAGNOSES_ICD and PROCEDURES_ICD.
+        variant: decides the published split and label space.
+        split: "published", "published:FILE", "stratified" or "random".
+        min_count: least notes of a code in the label space "full"; None is 10 for "clean", 1 else.
+        normalise: write the text of the word-level baselines.
+        drop_errors: leave out documents that are marked as errors (ISERROR); published steps keep them.
+        seed: of stratified and random splits.
+        overwrite: replace a corpus that is there.
+
+    Raises:
+        IcdtuneError: a file is missing, damaged or lacks a column; an admission has two subjects; no
+            note is left.
+    """
+    filters: Counter[str] = Counter()
+    tables = [
+        _codes(find_table(raw, "DIAGNOSES_ICD"), is_diagnosis=True),
+        _codes(find_table(raw, "PROCEDURES_ICD"), is_diagnosis=False),
+    ]
+    path = find_table(raw, "NOTEEVENTS")
+    frame = scan(
+        path, ["hadm_id", "subject_id", "text", "category", "description", "row_id", "iserror"]
+    ).filter(pl.col("category") == CATEGORY)
+    if drop_errors:
+        frame = frame.filter(pl.col("iserror").is_null() | (pl.col("iserror") != "1"))
+    frame = frame.select("hadm_id", "subject_id", "text", "description", "row_id")
+    codes = read_codes(tables, filters)
+    least = (10 if variant == "clean" else 1) if min_count is None else min_count
+    with Spool(out.absolute().parent) as spool:
+        admissions = gather(frame, path, spool, filters, distinct=False)
+        notes, gold = {}, {}
+        for hadm, admission in rows_of(admissions):
+            filters["documents_joined"] += len(admission.documents) - 1
+            if hadm not in codes:
+                filters["notes_without_codes"] += 1
+                continue
+            notes[str(hadm)] = (admission.subject, admission.documents)
+            gold[str(hadm)] = codes[hadm]
+        source = Source(
+            name=f"mimic3-{variant}",
+            source="MIMIC-III v1.4 (PhysioNet)",
+            code_systems=SYSTEMS[9],
+            options={
+                "variant": variant,
+                "split": "published:FILE" if split.startswith("published:") else split,
+                "min_count": least,
+                "normalise": normalise,
+                "drop_errors": drop_errors,
+                "seed": seed,
+            },
+            labels=_label_spaces(variant, least),
+            split=split,
+            published_split=f"mimiciii_{variant}",
+            seed=seed,
+            description="Discharge summaries of MIMIC-III with ICD-9 codes, addenda joined.",
+        )
+        write(out, source, notes, gold, spool, filters, normalise, overwrite)
+
+
+def published_top50() -> list[str]:
+    """The fifty codes of Mullenbach et al. 2018, as Edin et al. list them (equal to no count of v1.4)."""
+    text = files("icdtune").joinpath("presets", "mimic3_top50.txt").read_text(encoding="utf-8")
+    return text.split()
+
+
+def _label_spaces(variant: Variant, least: int) -> Labels:
+    full, top = label_spaces(least)
+    if variant != "50":
+        return [full, top]
+    rule = LabelRule(kind="file", source="mimic3_top50.txt")
+    return [full, LabelSpace(name="top50", rule=rule, empty_notes="drop", codes=published_top50())]
+
+
+def _codes(path: Path, is_diagnosis: bool) -> CodeTable:
+    frame = scan(path, ["hadm_id", "subject_id", "seq_num", "icd9_code"]).select(
+        "hadm_id", "subject_id", "seq_num", pl.col("icd9_code").str.strip_chars().alias("code")
+    )
+    frame = frame.with_columns(pl.when(pl.col("code") != "").then(pl.col("code")).alias("code"))
+    bare = pl.col("code").str.to_uppercase().str.replace_all(".", "", literal=True)
+    head = pl.when(bare.str.starts_with("E")).then(4).otherwise(3) if is_diagnosis else pl.lit(2)
+    return CodeTable(path, frame, dotted(bare, head))
