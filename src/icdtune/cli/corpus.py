@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
@@ -14,6 +14,12 @@ inspect = typer.Typer(help="Describe or check a corpus.", no_args_is_help=True)
 
 Out = Annotated[Path, typer.Option(help="Folder of the corpus.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Split = Annotated[
+    str, typer.Option(help="published, published:FILE, stratified or random (by patient).")
+]
+Normalise = Annotated[
+    bool, typer.Option("--normalise", help="Lower case, letters and digits only.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -76,6 +82,85 @@ def codiesp(
         raise IcdtuneError("give the unpacked CodiEsp folder with --source, or --download")
     make(out, source, language, task, invalid_codes, overwrite)  # type: ignore[arg-type]
     _describe(out)
+
+
+@prepare.command(
+    epilog="Examples: icdtune prepare mimic4 --hosp mimiciv/3.1/hosp --note mimic-iv-note/2.2/note "
+    "--icd 10 --out corpora/mimic4 | icdtune prepare mimic4 --hosp fake/mimic4/hosp --note "
+    "fake/mimic4/note --split stratified --out corpora/fake4"
+)
+def mimic4(
+    out: Out,
+    hosp: Annotated[Path, typer.Option(help="Folder with diagnoses_icd and procedures_icd.")],
+    note: Annotated[Path, typer.Option(help="Folder with discharge.")],
+    icd: Annotated[int, typer.Option(help="Codes of which version: 9 or 10.")] = 10,
+    split: Split = "published",
+    min_count: Annotated[int, typer.Option(min=1, help='Least notes of a code in "full".')] = 10,
+    normalise: Normalise = False,
+    keep_repeated: Annotated[
+        bool, typer.Option("--keep-repeated", help="Keep texts that an admission has twice.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of stratified and random splits.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """MIMIC-IV discharge summaries (PhysioNet access needed), as Edin et al. 2023 prepare them."""
+    from icdtune.data.mimic4 import SYSTEMS
+    from icdtune.data.mimic4 import prepare as make
+    from icdtune.errors import IcdtuneError
+
+    if icd not in SYSTEMS:
+        raise IcdtuneError(f"--icd {icd}: choose 9 or 10")
+    make(out, hosp, note, icd, split, min_count, normalise, keep_repeated, seed, overwrite)  # type: ignore[arg-type]
+    _describe(out)
+
+
+@prepare.command(
+    epilog="Examples: icdtune prepare mimic3 --raw mimiciii/1.4 --variant clean --out corpora/mimic3 | "
+    "icdtune prepare mimic3 --raw fake/mimic3 --split stratified --out corpora/fake3"
+)
+def mimic3(
+    out: Out,
+    raw: Annotated[Path, typer.Option(help="Folder with NOTEEVENTS and the codes.")],
+    variant: Annotated[str, typer.Option(help="clean, full or 50.")] = "clean",
+    split: Split = "published",
+    min_count: Annotated[
+        int | None,
+        typer.Option(min=1, help='Least notes of a code in "full"; 10 for clean, else 1.'),
+    ] = None,
+    normalise: Normalise = False,
+    drop_errors: Annotated[
+        bool, typer.Option("--drop-errors", help="Leave out documents marked as errors.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of stratified and random splits.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """MIMIC-III discharge summaries (PhysioNet access needed), addenda joined."""
+    from icdtune.data.mimic3 import Variant
+    from icdtune.data.mimic3 import prepare as make
+    from icdtune.errors import IcdtuneError
+
+    if variant not in get_args(Variant):
+        raise IcdtuneError(f'--variant "{variant}": choose one of {", ".join(get_args(Variant))}')
+    make(out, raw, variant, split, min_count, normalise, drop_errors, seed, overwrite)  # type: ignore[arg-type]
+    _describe(out)
+
+
+@prepare.command(
+    name="fake-mimic",
+    epilog="Example: icdtune prepare fake-mimic --admissions 2000 --out fake",
+)
+def fake_mimic(
+    out: Annotated[Path, typer.Option(help="Folder for the files.")],
+    admissions: Annotated[int, typer.Option(min=1, help="Of each data set.")] = 2000,
+    characters: Annotated[int, typer.Option(min=200, help="Mean length of a note.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="Other seed, other files.")] = 1,
+    overwrite: Overwrite = False,
+) -> None:
+    """Invented files in the shape of MIMIC's, to try `prepare mimic3` and `mimic4` with."""
+    from icdtune.data.fake_mimic import prepare as make
+
+    make(out, admissions, characters, seed, overwrite)
+    typer.echo(f"{out}/mimic3, {out}/mimic4/hosp, {out}/mimic4/note")
 
 
 def labels(
@@ -151,6 +236,11 @@ def check(
         typer.echo(f"{corpus}: {notes:,} notes in order (hash {found[:12]})")
 
 
+def _steps(filters: dict[str, int]) -> list[tuple[str, str]]:
+    """Steps of a preparation that touched anything, as rows of a table."""
+    return [(name.replace("_", " "), f"{count:,}") for name, count in filters.items() if count]
+
+
 def _describe(path: Path, as_json: bool = False) -> None:
     from icdtune.data.schema import Corpus
 
@@ -165,6 +255,8 @@ def _describe(path: Path, as_json: bool = False) -> None:
     columns = ["split", "notes#", "subjects#", "labelled#", "codes#", "distinct codes#"]
     systems = " and ".join(info.code_systems.values())
     print_table(f"{info.name} ({systems}, {path})", columns, rows)
+    if info.filters:
+        print_table("Steps", ["step", "count#"], _steps(info.filters))
     for role, counts in info.standing.items():
         parts = ", ".join(f"{count:,} {standing}" for standing, count in counts.items())
         if parts:

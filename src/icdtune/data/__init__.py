@@ -3,6 +3,9 @@
 SOURCES: dict[str, str] = {
     "synthetic": "icdtune.data.synthetic:prepare",
     "codiesp": "icdtune.data.codiesp:prepare",
+    "mimic3": "icdtune.data.mimic3:prepare",
+    "mimic4": "icdtune.data.mimic4:prepare",
+    "fake-mimic": "icdtune.data.fake_mimic:prepare",
 }
 """Source name -> "module:function" that prepares a corpus of it (imported when asked for).
 

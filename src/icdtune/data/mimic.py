@@ -52,14 +52,15 @@ class CodeTable:
     dot: pl.Expr
 
 
-def read_codes(tables: Sequence[CodeTable], filters: Counter[str]) -> dict[int, tuple[str, ...]]:
-    """Codes of each admission in sequence order, those of the first table first.
+def read_codes(
+    tables: Sequence[CodeTable], filters: Counter[str]
+) -> dict[int, tuple[int, tuple[str, ...]]]:
+    """Subject and codes of each admission, in sequence order, those of the first table first.
 
     An admission's repeated codes count once. Raises IcdtuneError where an id is no number or an
     admission has two subjects.
     """
-    found: dict[int, tuple[str, ...]] = {}
-    owner: dict[int, int] = {}
+    found: dict[int, tuple[int, tuple[str, ...]]] = {}
     for table in tables:
         frame = collect(table.frame, table.path)
         filters[f"{_stem(table.path)}_rows"] = frame.height
@@ -82,16 +83,17 @@ def read_codes(tables: Sequence[CodeTable], filters: Counter[str]) -> dict[int, 
         )
         del frame
         for hadm, codes, subject in grouped.iter_rows():
-            if owner.setdefault(hadm, subject) != subject:
+            owner, before = found.get(hadm, (subject, ()))
+            if owner != subject:
                 _one_subject([hadm], table.path)
-            found[hadm] = found.get(hadm, ()) + tuple(codes)
+            found[hadm] = (owner, before + tuple(codes))
     return found
 
 
 def _one_subject(several: list[int], path: Path) -> None:
     if several:
         raise IcdtuneError(
-            f"{path}: hadm_id {min(several)} belongs to two subjects. Correct the file or download it again"
+            f"{path}: hadm_id {min(several)} belongs to two subjects. Download the file again"
         )
 
 
@@ -100,13 +102,19 @@ def _stem(path: Path) -> str:
 
 
 def gather(
-    frame: pl.LazyFrame, path: Path, spool: Spool, filters: Counter[str], distinct: bool
+    frame: pl.LazyFrame,
+    path: Path,
+    codes: Mapping[int, tuple[int, tuple[str, ...]]],
+    spool: Spool,
+    filters: Counter[str],
+    distinct: bool,
 ) -> dict[int, Admission]:
     """Put the texts of discharge summaries into the spool, by admission, in file order.
 
     Args:
         frame: hadm_id, subject_id, text, kind, document_id, all as text.
         path: its file.
+        codes: of each admission; texts of others are not kept.
         distinct: drop a text that its admission has already.
 
     Raises:
@@ -124,11 +132,12 @@ def gather(
             if hadm is None or subject is None:
                 filters["notes_without_admission"] += 1
                 continue
-            admission = admissions.get(hadm)
-            if admission is None:
-                admission = admissions[hadm] = Admission(subject)
-            elif admission.subject != subject:
+            if hadm not in codes:
+                filters["notes_without_codes"] += 1
+                continue
+            if codes[hadm][0] != subject:
                 _one_subject([hadm], path)
+            admission = admissions.setdefault(hadm, Admission(subject))
             if distinct:
                 digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
                 if digest in admission.hashes:

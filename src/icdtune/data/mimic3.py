@@ -1,7 +1,7 @@
 """MIMIC-III discharge summaries with ICD-9 codes, in the three published variants.
 
-"clean" (Edin et al. 2023): codes seen ten times or more. "full" and "50" (Mullenbach et al. 2018, as Edin
-et al. prepare them): all codes, and the fifty of the original paper.
+"clean" (Edin et al. 2023): codes seen ten times or more. "full" and "50" (Mullenbach et al. 2018, as
+Edin et al. prepare them): all codes, and the fifty of the original paper.
 """
 
 from __future__ import annotations
@@ -67,15 +67,12 @@ def prepare(
     codes = read_codes(tables, filters)
     least = (10 if variant == "clean" else 1) if min_count is None else min_count
     with Spool(out.absolute().parent) as spool:
-        admissions = gather(frame, path, spool, filters, distinct=False)
+        admissions = gather(frame, path, codes, spool, filters, distinct=False)
         notes, gold = {}, {}
         for hadm, admission in rows_of(admissions):
             filters["documents_joined"] += len(admission.documents) - 1
-            if hadm not in codes:
-                filters["notes_without_codes"] += 1
-                continue
             notes[str(hadm)] = (admission.subject, admission.documents)
-            gold[str(hadm)] = codes[hadm]
+            gold[str(hadm)] = codes[hadm][1]
         source = Source(
             name=f"mimic3-{variant}",
             source="MIMIC-III v1.4 (PhysioNet)",
@@ -98,7 +95,7 @@ def prepare(
 
 
 def published_top50() -> list[str]:
-    """The fifty codes of Mullenbach et al. 2018, as Edin et al. list them (equal to no count of v1.4)."""
+    """The fifty codes of Mullenbach et al. 2018, as listed by Edin et al.; counts of v1.4 differ."""
     text = files("icdtune").joinpath("presets", "mimic3_top50.txt").read_text(encoding="utf-8")
     return text.split()
 

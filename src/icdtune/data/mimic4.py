@@ -1,4 +1,4 @@
-"""MIMIC-IV discharge summaries with the codes of one ICD version, from the files as PhysioNet ships them.
+"""MIMIC-IV discharge summaries with the codes of one ICD version, from PhysioNet's files.
 
 Versions 2.2 to 3.x of MIMIC-IV with MIMIC-IV-Note 2.2. Published steps: Edin et al. 2023.
 """
@@ -63,18 +63,14 @@ def prepare(
     frame = scan(path, columns, ["note_type", "note_id"])
     codes = read_codes(tables, filters)
     with Spool(out.absolute().parent) as spool:
-        admissions = gather(frame, path, spool, filters, distinct=not keep_repeated)
+        admissions = gather(frame, path, codes, spool, filters, distinct=not keep_repeated)
         notes, gold = {}, {}
         for hadm, admission in admissions.items():
-            own = codes.get(hadm)
-            if own is None:
-                filters["notes_without_codes"] += len(admission.documents)
-                continue
             for at, document in enumerate(admission.documents, 1):
                 key = str(hadm) if at == 1 else f"{hadm}-{at}"
                 filters["further_notes_of_an_admission"] += at > 1
                 notes[key] = (admission.subject, [document])
-                gold[key] = own
+                gold[key] = codes[hadm][1]
         source = Source(
             name=f"mimic4-icd{icd}",
             source="MIMIC-IV and MIMIC-IV-Note (PhysioNet)",

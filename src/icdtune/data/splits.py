@@ -1,7 +1,7 @@
 """Splits: the published ones, and our own by subject, stratified or random.
 
-Stratified is iterative multi-label stratification (Sechidis, Tsoumakas, Vlahavas 2011, algorithm 1), with
-subjects as its examples. The same input and seed give the same split.
+Stratified is iterative multi-label stratification (Sechidis, Tsoumakas, Vlahavas 2011, algorithm 1),
+with subjects as its examples. The same input and seed give the same split.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from icdtune.files import atomic_file
 
 RATIOS = {"train": 0.75, "val": 0.1, "test": 0.15}
 """Shares of the published MIMIC-IV splits (Edin et al. 2023)."""
+LEAST = 10
+"""Subjects of a code that is shared out: with fewer, some split would get none of it."""
 REPOSITORY = (
     "https://raw.githubusercontent.com/JoakimEdin/medical-coding-reproducibility/main/files/data"
 )
@@ -102,7 +104,8 @@ def read_split(path: Path) -> dict[str, str]:
             table = pl.read_csv(path, separator=separator, infer_schema=False)
     except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
         raise IcdtuneError(
-            f"{path} cannot be read as a split file ({type(error).__name__}). Give feather, CSV or parquet"
+            f"{path} cannot be read as a split file ({type(error).__name__}). "
+            f"Give feather, CSV or parquet"
         ) from None
     ids = next((name for name in _ID_NAMES if name in table.columns), None)
     if ids is None or "split" not in table.columns:
@@ -209,14 +212,16 @@ def by_note(
         name: published split that plain "published" means.
 
     Raises:
-        IcdtuneError: another kind, no published split for this corpus, or one that names none of the notes.
+        IcdtuneError: another kind, no published split for this corpus, or one that names no note.
     """
     counts: Counter[str] = Counter()
     if kind == "stratified":
         held: dict[str, set[str]] = {}
         for subject, codes in notes.values():
             held.setdefault(subject, set()).update(codes)
-        of_subject = stratified_split(held, seed)
+        carriers = Counter(code for codes in held.values() for code in codes)
+        shared = {code for code, count in carriers.items() if count >= LEAST}
+        of_subject = stratified_split({s: own & shared for s, own in held.items()}, seed)
     elif kind == "random":
         of_subject = random_split([subject for subject, _ in notes.values()], seed)
     elif kind == "published" or kind.startswith("published:"):

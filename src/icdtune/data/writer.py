@@ -264,8 +264,12 @@ class CorpusWriter:
         if self._labels:
             corpus = Corpus(self._temporary)
             for given in self._labels:
-                space = given if isinstance(given, LabelSpace) else choose_labels(corpus, *given)
-                save_labels(corpus, space)
+                if not isinstance(given, LabelSpace):
+                    name, rule, empty_notes = given
+                    there = [split for split in rule.counted_on if split in infos]
+                    rule = rule.model_copy(update={"counted_on": there})
+                    given = choose_labels(corpus, name, rule, empty_notes)
+                save_labels(corpus, given)
 
     def _balance(self) -> dict[str, SplitBalance]:
         """Missing codes and divergence of each labelled split."""
