@@ -118,7 +118,7 @@ def test_stratification_shares_out_every_code_and_the_subjects() -> None:
     sizes = Counter(found.values())
     drawn = random_split(list(codes))
     for split, ratio in splits.RATIOS.items():
-        assert sizes[split] == pytest.approx(4_000 * ratio, rel=0.05)
+        assert sizes[split] == pytest.approx(4_000 * ratio, rel=0.12)
         off = {}
         for name, split_of in (("ours", found), ("random", drawn)):
             counts = Counter(code for s in codes if split_of[s] == split for code in held[s])
@@ -147,7 +147,7 @@ def test_notes_of_a_subject_stay_together() -> None:
     [
         (
             "_id,part\n1,train\n",
-            'lacks an id column (_id, hadm_id, note_id, encounter_id, id) or "split"',
+            'encounter_id, id) or "split". It has: _id, part',
         ),
         ("_id,split\n", "names no ids"),
         ("_id,split\n1,train\n1,test\n", "row 2: 1 is in two splits"),

@@ -146,6 +146,71 @@ def mimic3(
 
 
 @prepare.command(
+    epilog="Examples: icdtune prepare table notes.csv --text-column text --codes-column codes --out "
+    "corpora/mine | icdtune prepare table notes.xlsx --text-column Note --codes-column ICD "
+    "--encounter-column Stay --subject-column Patient --invalid-codes error --out corpora/mine"
+)
+def table(
+    file: Annotated[Path, typer.Argument(help="CSV, TSV, JSON lines, parquet or spreadsheet.")],
+    out: Out,
+    text_column: Annotated[str, typer.Option(help="Column of the text.")],
+    codes_column: Annotated[
+        str | None, typer.Option(help="Column of the codes: a list, or separated text.")
+    ] = None,
+    codes_file: Annotated[
+        Path | None, typer.Option(help="Second table, one code a row, with --codes-column.")
+    ] = None,
+    codes_key: Annotated[
+        str | None, typer.Option(help="Encounter column of --codes-file, if named otherwise.")
+    ] = None,
+    subject_column: Annotated[str | None, typer.Option(help="Column of the patient.")] = None,
+    encounter_column: Annotated[
+        str | None, typer.Option(help="Column of the stay: its rows become one note.")
+    ] = None,
+    split_column: Annotated[str | None, typer.Option(help="Column of the split.")] = None,
+    kind_column: Annotated[str | None, typer.Option(help="Column of the document's kind.")] = None,
+    split: Annotated[
+        str, typer.Option(help="stratified, random or published:FILE (by patient).")
+    ] = "stratified",
+    code_system: Annotated[str, typer.Option(help="auto, icd9 or icd10.")] = "auto",
+    invalid_codes: Annotated[
+        str, typer.Option(help="Notes with a bad code: quarantine, error or keep (unknown codes).")
+    ] = "quarantine",
+    protected: Annotated[
+        bool, typer.Option("--protected/--open", help="Patient data: no report shows notes.")
+    ] = True,
+    name: Annotated[str | None, typer.Option(help="Name of the corpus.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Your own notes and codes."""
+    from icdtune.data.table import prepare as make
+
+    make(
+        out,
+        file,
+        text_column,
+        codes_column,
+        codes_file,
+        codes_key,
+        subject_column,
+        encounter_column,
+        split_column,
+        kind_column,
+        split,
+        code_system,  # type: ignore[arg-type]
+        invalid_codes,  # type: ignore[arg-type]
+        protected,
+        name,
+        seed,
+        overwrite,
+        announce=lambda line: typer.echo(line, err=True),
+    )
+    _describe(out)
+    _quarantine(out)
+
+
+@prepare.command(
     name="fake-mimic",
     epilog="Example: icdtune prepare fake-mimic --admissions 2000 --out fake",
 )
@@ -234,6 +299,20 @@ def check(
         print_json({"ok": True, "notes": notes, "hash": found})
     else:
         typer.echo(f"{corpus}: {notes:,} notes in order (hash {found[:12]})")
+
+
+def _quarantine(path: Path, most: int = 20) -> None:
+    """What was set aside, and why."""
+    import pyarrow.parquet as pq
+
+    file = path / "quarantine.parquet"
+    if not file.exists():
+        return
+    rows = pq.read_table(file).to_pylist()
+    shown = [(row["note_id"], row["code"] or "", row["reason"]) for row in rows[:most]]
+    print_table(f"Set aside ({file})", ["note", "code", "reason"], shown)
+    if len(rows) > most:
+        typer.echo(f"and {len(rows) - most:,} more")
 
 
 def _steps(filters: dict[str, int]) -> list[tuple[str, str]]:

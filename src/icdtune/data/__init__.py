@@ -5,7 +5,7 @@ SOURCES: dict[str, str] = {
     "codiesp": "icdtune.data.codiesp:prepare",
     "mimic3": "icdtune.data.mimic3:prepare",
     "mimic4": "icdtune.data.mimic4:prepare",
-    "fake-mimic": "icdtune.data.fake_mimic:prepare",
+    "table": "icdtune.data.table:prepare",
 }
 """Source name -> "module:function" that prepares a corpus of it (imported when asked for).
 

@@ -17,9 +17,9 @@ import polars as pl
 from icdtune.data.labels import LabelRule, LabelSpace
 from icdtune.data.normalise import normalise as normalised
 from icdtune.data.raw import batches, collect, integers
-from icdtune.data.schema import Document, Note
+from icdtune.data.schema import Note
 from icdtune.data.splits import by_note
-from icdtune.data.spool import Place, Spool
+from icdtune.data.spool import Piece, Spool, joined
 from icdtune.data.writer import CorpusWriter
 from icdtune.errors import IcdtuneError
 from icdtune.progress import track
@@ -33,7 +33,7 @@ class Admission:
     """One admission's documents, whose texts are in the spool."""
 
     subject: int
-    documents: list[tuple[Place, str | None, str | None]] = field(default_factory=list)
+    documents: list[Piece] = field(default_factory=list)
     hashes: set[bytes] = field(default_factory=set)
 
 
@@ -167,7 +167,7 @@ class Source:
 def write(
     out: Path,
     source: Source,
-    notes: Mapping[str, tuple[int, list[tuple[Place, str | None, str | None]]]],
+    notes: Mapping[str, tuple[int, list[Piece]]],
     codes: Mapping[str, tuple[str, ...]],
     spool: Spool,
     filters: Counter[str],
@@ -209,31 +209,15 @@ def write(
             split = of_split.get(key)
             if split is None:
                 continue
-            text, borders = joined(key, documents, spool, normalise)
+            text, borders = joined(key, documents, spool)
+            if normalise:
+                text, borders = normalised(text), []
             if not text:
                 filters["notes_empty_after_normalising"] += 1
                 continue
             filters["notes_written"] += 1
             writer.add(split, Note(key, str(subject), text, codes[key]), documents=borders)
         writer.filters.update(filters)
-
-
-def joined(
-    key: str,
-    documents: Sequence[tuple[Place, str | None, str | None]],
-    spool: Spool,
-    normalise: bool,
-) -> tuple[str, list[Document]]:
-    """The text of a note and its documents' borders; none where it is one document or normalised."""
-    texts = [spool.read(place) for place, _, _ in documents]
-    if normalise:
-        return normalised(" ".join(texts)), []
-    borders: list[Document] = []
-    start = 0
-    for text, (_, kind, document_id) in zip(texts, documents, strict=True):
-        borders.append(Document(key, start, start + len(text), kind, document_id))
-        start += len(text) + 1
-    return " ".join(texts), borders
 
 
 def _steps(filters: Mapping[str, int]) -> str:

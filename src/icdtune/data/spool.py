@@ -1,13 +1,21 @@
-"""Texts on disk while a corpus is prepared: memory grows with their number, not with their length."""
+"""Texts on disk while a corpus is prepared: memory grows with their number, not with their length.
+
+Also joins the documents of a note.
+"""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+from icdtune.data.schema import Document
+
 Place = tuple[int, int]
 """Offset and length in bytes."""
+Piece = tuple[Place, str | None, str | None]
+"""One document of a note: where its text is, its kind, the source's id."""
 
 
 class Spool:
@@ -46,3 +54,16 @@ class Spool:
         self._reading = True
         self._file.seek(place[0])
         return self._file.read(place[1]).decode()
+
+
+def joined(note_id: str, pieces: Sequence[Piece], spool: Spool) -> tuple[str, list[Document]]:
+    """A note's text, its documents joined by a space as published, and their borders."""
+    texts: list[str] = []
+    borders: list[Document] = []
+    start = 0
+    for place, kind, document_id in pieces:
+        text = spool.read(place)
+        texts.append(text)
+        borders.append(Document(note_id, start, start + len(text), kind, document_id))
+        start += len(text) + 1
+    return " ".join(texts), borders
