@@ -101,7 +101,8 @@ def unreadable(path: Path, error: Exception) -> IcdtuneError:
         return IcdtuneError(f"{path} is empty. Download it again")
     if "utf-8" in text or "utf8" in text:
         return IcdtuneError(f"{path} is not UTF-8 text. Save it as UTF-8")
-    if isinstance(error, OSError) or "end of file" in text or "corrupt" in text or "gzip" in text:
+    broken = any(word in text for word in ("end of file", "corrupt", "gzip"))
+    if isinstance(error, OSError) or broken or path.suffix == ".parquet":
         return IcdtuneError(f"{path} is damaged or cut short. Download it again")
     return IcdtuneError(
         f"{path} cannot be read as a table ({type(error).__name__}). Check its quotes and columns"
