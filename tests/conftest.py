@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,8 @@ import pytest
 from support import SHARED, mounted
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
     from icdtune.data.labels import Task
 
 hypothesis.settings.register_profile("here", deadline=None)  # no timed tests
@@ -19,6 +22,33 @@ hypothesis.settings.load_profile("here")
 if os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1") != "1":
     # Workers share the cores; read by numpy and torch when they are loaded.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium; skips where there is none."""
+    from playwright.sync_api import sync_playwright
+
+    executable = shutil.which("chromium")
+    if executable is None:
+        reason = "no Chromium here: apt-get install chromium"
+        if os.environ.get("CI_REQUIRE_BROWSER") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
+        yield running
+        running.close()
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import sys
 import typer
 
 import icdtune
-from icdtune.cli import codes, coding, corpus, study
+from icdtune.cli import codes, coding, corpus, prepare, study
 from icdtune.errors import IcdtuneError
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ def _root(
 
 
 study.register(app)
+prepare.register(app)
 corpus.register(app)
 coding.register(app)
 app.add_typer(codes.app, name="codes")

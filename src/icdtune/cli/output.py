@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -65,3 +66,28 @@ def read_options(pairs: Sequence[str]) -> dict[str, Any]:
         except yaml.YAMLError:
             raise IcdtuneError(f'--option "{key}": its value is not valid YAML. Quote it') from None
     return options
+
+
+def print_corpus(path: Path) -> None:
+    """Print what corpus.json says: splits, steps of the preparation, codes against the tables."""
+    from icdtune.data.schema import Corpus
+
+    info = Corpus(path).info
+    rows = [
+        (name, s.notes, s.subjects, s.labelled, s.mentions, s.distinct_codes)
+        for name, s in info.splits.items()
+    ]
+    columns = ["split", "notes#", "subjects#", "labelled#", "codes#", "distinct codes#"]
+    systems = " and ".join(info.code_systems.values())
+    print_table(f"{info.name} ({systems}, {path})", columns, rows)
+    if info.filters:
+        print_table("Steps", ["step", "count#"], _steps(info.filters))
+    for role, counts in info.standing.items():
+        parts = ", ".join(f"{count:,} {standing}" for standing, count in counts.items())
+        if parts:
+            typer.echo(f"{role} codes against the tables: {parts}")
+
+
+def _steps(filters: dict[str, int]) -> list[tuple[str, str]]:
+    """Steps of a preparation that touched anything, as rows of a table."""
+    return [(name.replace("_", " "), f"{count:,}") for name, count in filters.items() if count]
