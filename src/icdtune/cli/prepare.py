@@ -134,7 +134,7 @@ def mimic3(
 
     if variant not in get_args(Variant):
         raise IcdtuneError(f'--variant "{variant}": choose one of {", ".join(get_args(Variant))}')
-    make(out, raw, variant, split, min_count, normalise, drop_errors, seed, overwrite)  # type: ignore[arg-type]
+    make(out, raw, variant, split, min_count, normalise, drop_errors, seed, overwrite, _say)  # type: ignore[arg-type]
     print_corpus(out)
 
 
@@ -197,10 +197,26 @@ def table(
         name,
         seed,
         overwrite,
-        announce=lambda line: typer.echo(line, err=True),
+        announce=_say,
     )
     print_corpus(out)
     _quarantine(out)
+
+
+@prepare.command(
+    epilog="Example: icdtune prepare mdace --annotations MDACE/data/Inpatient/ICD-9/1.0 "
+    "--corpus corpora/mimic3"
+)
+def mdace(
+    annotations: Annotated[Path, typer.Option(help="Folder of MDACE's JSON files.")],
+    corpus: Annotated[Path, typer.Option(help="MIMIC-III corpus that gets the evidence.")],
+    overwrite: Overwrite = False,
+) -> None:
+    """Evidence that coders marked in MIMIC-III (Cheng et al. 2023), into a prepared corpus."""
+    from icdtune.data.mdace import prepare as make
+
+    counts = make(corpus, annotations, overwrite)
+    print_table("MDACE", ["spans", "count#"], [(k.replace("_", " "), n) for k, n in counts.items()])
 
 
 @prepare.command(
@@ -219,6 +235,10 @@ def fake_mimic(
 
     make(out, admissions, characters, seed, overwrite)
     typer.echo(f"{out}/mimic3, {out}/mimic4/hosp, {out}/mimic4/note")
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
 
 
 def _quarantine(path: Path, most: int = 20) -> None:

@@ -7,6 +7,7 @@ Edin et al. prepare them): all codes, and the fifty of the original paper.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -34,6 +35,7 @@ def prepare(
     drop_errors: bool = False,
     seed: int = 0,
     overwrite: bool = False,
+    announce: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Prepare a MIMIC-III corpus: report and addenda of an admission are one note.
 
@@ -47,6 +49,7 @@ def prepare(
         drop_errors: leave out documents that are marked as errors (ISERROR); published steps keep them.
         seed: of stratified and random splits.
         overwrite: replace a corpus that is there.
+        announce: told how the most frequent codes compare with the published fifty.
 
     Raises:
         IcdtuneError: a file is missing, damaged or lacks a column; an admission has two subjects; no
@@ -73,6 +76,7 @@ def prepare(
             filters["documents_joined"] += len(admission.documents) - 1
             notes[str(hadm)] = (admission.subject, admission.documents)
             gold[str(hadm)] = codes[hadm][1]
+        announce(_compared(gold, filters))
         source = Source(
             name=f"mimic3-{variant}",
             source="MIMIC-III v1.4 (PhysioNet)",
@@ -98,6 +102,22 @@ def published_top50() -> list[str]:
     """The fifty codes of Mullenbach et al. 2018, as listed by Edin et al.; counts of v1.4 differ."""
     text = files("icdtune").joinpath("presets", "mimic3_top50.txt").read_text(encoding="utf-8")
     return text.split()
+
+
+def _compared(gold: Mapping[str, tuple[str, ...]], filters: Counter[str]) -> str:
+    """How the fifty most frequent codes of all notes differ from the published list."""
+    counts = Counter(code for codes in gold.values() for code in codes)
+    ranked = sorted(counts, key=lambda code: (-counts[code], code))[:50]
+    listed = set(published_top50())
+    extra = [code for code in ranked if code not in listed]
+    filters["top50_codes_not_in_the_published_list"] = len(extra)
+    if not extra:
+        return "top 50 by frequency: the published list"
+    missing = sorted(listed - set(ranked))
+    return (
+        f"top 50 by frequency: {len(extra)} codes are not in the published list "
+        f"({', '.join(extra[:10])}), which has {', '.join(missing[:10])} instead"
+    )
 
 
 def _label_spaces(variant: Variant, least: int) -> Labels:
