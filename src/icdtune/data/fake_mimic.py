@@ -64,18 +64,12 @@ def prepare(
         seed: other seed, other files.
         overwrite: replace what an earlier call wrote.
     """
-    rng = random.Random(seed)
-    paragraphs = [_paragraph(rng) for _ in range(PARAGRAPHS)]
-    per_note = max(1, characters // 400)
     with atomic_directory(out, overwrite, "README.md") as folder:
         (folder / "README.md").write_text(
             f"Invented files in the shape of MIMIC (icdtune, {admissions} admissions, seed {seed}).\n"
         )
-        for name in ("mimic3", "mimic4/hosp", "mimic4/note"):
-            (folder / name).mkdir(parents=True)
-        pools = _code_pools(rng)
-        _mimic3(folder / "mimic3", admissions, per_note, paragraphs, pools, rng)
-        _mimic4(folder / "mimic4", admissions, per_note, paragraphs, pools, rng)
+        write_mimic3(folder / "mimic3", admissions, characters, seed)
+        write_mimic4(folder / "mimic4", admissions, characters, seed)
 
 
 def _paragraph(rng: random.Random) -> str:
@@ -135,14 +129,13 @@ def _text(stay: _Stay, count: int, paragraphs: list[str], rng: random.Random) ->
     return head + "\n\n".join(rng.choices(paragraphs, k=size)) + "\n"
 
 
-def _mimic3(
-    folder: Path,
-    admissions: int,
-    per_note: int,
-    paragraphs: list[str],
-    pools: dict[tuple[int, str], list[str]],
-    rng: random.Random,
-) -> None:
+def write_mimic3(folder: Path, admissions: int, characters: int, seed: int) -> None:
+    """Write the tables of MIMIC-III into a new folder."""
+    rng = random.Random(seed)
+    paragraphs = [_paragraph(rng) for _ in range(PARAGRAPHS)]
+    pools = _code_pools(rng)
+    per_note = max(1, characters // 400)
+    folder.mkdir()
     with ExitStack() as stack:
         notes = _table(stack, folder / "NOTEEVENTS.csv.gz", MIMIC3_NOTES)
         diagnoses = _table(stack, folder / "DIAGNOSES_ICD.csv.gz", MIMIC3_CODES)
@@ -193,14 +186,14 @@ def _mimic3(
         )
 
 
-def _mimic4(
-    folder: Path,
-    admissions: int,
-    per_note: int,
-    paragraphs: list[str],
-    pools: dict[tuple[int, str], list[str]],
-    rng: random.Random,
-) -> None:
+def write_mimic4(folder: Path, admissions: int, characters: int, seed: int) -> None:
+    """Write the tables of MIMIC-IV into a new folder."""
+    rng = random.Random(seed)
+    paragraphs = [_paragraph(rng) for _ in range(PARAGRAPHS)]
+    pools = _code_pools(rng)
+    per_note = max(1, characters // 400)
+    for name in ("hosp", "note"):
+        (folder / name).mkdir(parents=True)
     with ExitStack() as stack:
         notes = _table(stack, folder / "note" / "discharge.csv.gz", MIMIC4_NOTES)
         diagnoses = _table(stack, folder / "hosp" / "diagnoses_icd.csv.gz", MIMIC4_DIAGNOSES)
