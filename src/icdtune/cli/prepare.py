@@ -16,6 +16,13 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is th
 Split = Annotated[
     str, typer.Option(help="published, published:FILE, stratified or random (by patient).")
 ]
+CodeSystems = Annotated[str, typer.Option(help="auto, icd9 or icd10.")]
+Invalid = Annotated[
+    str, typer.Option(help="Notes with a bad code: quarantine, error or keep (unknown codes).")
+]
+Protected = Annotated[
+    bool, typer.Option("--protected/--open", help="Patient data: no report shows notes.")
+]
 Normalise = Annotated[
     bool, typer.Option("--normalise", help="Lower case, letters and digits only.")
 ]
@@ -165,13 +172,9 @@ def table(
     split: Annotated[
         str, typer.Option(help="stratified, random or published:FILE (by patient).")
     ] = "stratified",
-    code_system: Annotated[str, typer.Option(help="auto, icd9 or icd10.")] = "auto",
-    invalid_codes: Annotated[
-        str, typer.Option(help="Notes with a bad code: quarantine, error or keep (unknown codes).")
-    ] = "quarantine",
-    protected: Annotated[
-        bool, typer.Option("--protected/--open", help="Patient data: no report shows notes.")
-    ] = True,
+    code_system: CodeSystems = "auto",
+    invalid_codes: Invalid = "quarantine",
+    protected: Protected = True,
     name: Annotated[str | None, typer.Option(help="Name of the corpus.")] = None,
     seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
     overwrite: Overwrite = False,
@@ -196,6 +199,48 @@ def table(
         protected,
         name,
         seed,
+        overwrite,
+        announce=_say,
+    )
+    print_corpus(out)
+    _quarantine(out)
+
+
+@prepare.command(
+    epilog="Example: icdtune prepare hub USER/DATASET --text-column text --codes-column codes --out "
+    "corpora/theirs"
+)
+def hub(
+    dataset: Annotated[str, typer.Argument(help="Id on the hub, or a folder of datasets.")],
+    out: Out,
+    text_column: Annotated[str, typer.Option(help="Column of the text.")],
+    codes_column: Annotated[str | None, typer.Option(help="Column of the codes.")] = None,
+    subject_column: Annotated[str | None, typer.Option(help="Column of the patient.")] = None,
+    encounter_column: Annotated[str | None, typer.Option(help="Column of the stay.")] = None,
+    config: Annotated[str | None, typer.Option(help="Configuration of the data set.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
+    code_system: CodeSystems = "auto",
+    invalid_codes: Invalid = "quarantine",
+    protected: Protected = True,
+    name: Annotated[str | None, typer.Option(help="Name of the corpus.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """A data set of a Hugging Face hub, its splits as they are."""
+    from icdtune.data.hub import prepare as make
+
+    make(
+        out,
+        dataset,
+        text_column,
+        codes_column,
+        subject_column,
+        encounter_column,
+        config,
+        revision,
+        code_system,  # type: ignore[arg-type]
+        invalid_codes,  # type: ignore[arg-type]
+        protected,
+        name,
         overwrite,
         announce=_say,
     )

@@ -6,6 +6,7 @@ SOURCES: dict[str, str] = {
     "mimic3": "icdtune.data.mimic3:prepare",
     "mimic4": "icdtune.data.mimic4:prepare",
     "table": "icdtune.data.table:prepare",
+    "hub": "icdtune.data.hub:prepare",
 }
 """Source name -> "module:function" that prepares a corpus of it (imported when asked for).
 

@@ -75,6 +75,7 @@ def prepare(
     seed: int = 0,
     overwrite: bool = False,
     announce: Announce = lambda line: None,
+    called: str | None = None,
 ) -> None:
     """Prepare a corpus from a table.
 
@@ -99,6 +100,7 @@ def prepare(
         seed: of the split.
         overwrite: replace a corpus that is there.
         announce: told what was found out.
+        called: what the corpus names as its source; the file's name if not given.
 
     Raises:
         IcdtuneError: file, column or codes are not as described; no note is left.
@@ -141,7 +143,7 @@ def prepare(
                 name or re.sub(r"[^A-Za-z0-9._-]+", "-", file.stem).strip("-."), "name"
             ),
             code_systems=systems,
-            source=f"table {file.name}",
+            source=called or f"table {file.name}",
             options={
                 "columns": vars(columns) | {"codes": codes_column},
                 "split": "column" if split_column else split.partition(":")[0],
