@@ -48,7 +48,8 @@ def test_a_spreadsheet_says_its_code_system_and_what_was_set_aside(icdtune) -> N
 
 
 def test_fake_mimic_is_prepared_and_described(icdtune) -> None:  # type: ignore[no-untyped-def]
-    assert icdtune("prepare", "fake-mimic", "--admissions", "120", "--characters", "400", "--out", "f")[0] == 0  # fmt: skip
+    fake = ("prepare", "fake-mimic", "--admissions", "120", "--characters", "400", "--out", "f")
+    assert icdtune(*fake)[0] == 0
     four = ("prepare", "mimic4", "--hosp", "f/mimic4/hosp", "--note", "f/mimic4/note")
     status, out, _ = icdtune(*four, "--split", "random", "--min-count", "2", "--out", "c4")
     assert status == 0

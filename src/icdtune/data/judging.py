@@ -51,28 +51,30 @@ def split_codes(cell: Any) -> list[str]:
 def code_family(
     wanted: CodeSystem, notes: Mapping[str, Encounter], file: Path, announce: Announce
 ) -> str:
-    """The code systems that most of the distinct codes belong to."""
+    """The code systems that most of the codes belong to."""
     if wanted not in get_args(CodeSystem):
         raise IcdtuneError(
             f'--code-system "{wanted}": choose one of {", ".join(get_args(CodeSystem))}'
         )
     if wanted != "auto":
         return wanted
-    distinct = {code for note in notes.values() for code in note.codes}
+    mentions = Counter(code for note in notes.values() for code in note.codes)
+    total = mentions.total()
     shares = {}
     for family, systems in FAMILIES.items():
         judge = Judge(systems)
-        shares[family] = sum(judge(code)[0] in KNOWN for code in distinct) / len(distinct)
+        known = sum(n for code, n in mentions.items() if judge(code)[0] in KNOWN)
+        shares[family] = known / total
     best = max(shares, key=lambda family: shares[family])
     if shares[best] < 0.5:
         raise IcdtuneError(
-            f"{file}: only {shares[best]:.0%} of the {len(distinct):,} distinct codes are in the tables "
-            f"of {best.upper()}. Check the column, or say --code-system"
+            f"{file}: only {shares[best]:.0%} of the {total:,} codes are in the tables of "
+            f" {best.upper()}. Check the column, or say --code-system"
         )
     title = best.upper().replace("ICD", "ICD-")
     announce(
-        f"code system: {title} ({shares[best]:.1%} of {len(distinct):,} distinct codes are in its "
-        f"tables); --code-system overrules"
+        f"code system: {title} ({shares[best]:.1%} of {total:,} codes are in its tables)"
+        f"; --code-system overrules"
     )
     return best
 
