@@ -55,6 +55,7 @@ codiesp: $(VENV)/.base
 
 # Speed and memory of each room; figures that docs quote are kept in benchmarks/results/.
 bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/prepare.py compare --notes 20000 --work runs/fake-mimic4 --out benchmarks/results/prepare_small.json
 	$(BIN)/python benchmarks/evaluate.py > benchmarks/results/evaluate.json
 	$(BIN)/python benchmarks/synthetic.py --out benchmarks/results/synthetic.json
 	$(BIN)/python benchmarks/study.py --out benchmarks/results/study.json

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import random
 import resource
 import subprocess
 import sys
@@ -47,6 +48,7 @@ def compare(
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         found[path] = json.loads(done.stdout.splitlines()[-1])
         print(path, found[path], flush=True)
+    found["stratified_split"] = stratify()
     assert found["ours"].pop("digest") == found["published"].pop("digest"), "the rows differ"
     found["rows"] = "identical"
     found["times_faster"] = round(found["published"]["seconds"] / found["ours"]["seconds"], 2)
@@ -95,6 +97,25 @@ def published(work: Path) -> None:
     peak = _peak()
     listed = ((str(row.hadm_id), row.text, row.codes) for row in rows.itertuples(index=False))
     _print(seconds, peak, steps.seconds, listed)
+
+
+def stratify(patients: int = 100_000, codes: int = 8_000) -> dict[str, Any]:
+    """Seconds of a stratified split of patients with a long tail of codes."""
+    from icdtune.data.splits import stratified_split
+
+    rng = random.Random(1)
+    held = {
+        str(i): {str(int(codes * rng.random() ** 4)) for _ in range(rng.randint(5, 45))}
+        for i in range(patients)
+    }
+    started = perf_counter()
+    stratified_split(held)
+    return {
+        "patients": patients,
+        "codes": codes,
+        "mentions": sum(map(len, held.values())),
+        "seconds": round(perf_counter() - started, 1),
+    }
 
 
 def _timed(module: Any, name: str, steps: dict[str, float]) -> None:

@@ -99,6 +99,12 @@ def test_codes_may_be_lists_and_an_empty_list_is_coded_as_nothing(
     assert found == EXPECTED
 
 
+def test_a_table_coded_as_nothing_is_labelled(tmp_path: Path) -> None:
+    file = write(tmp_path / "n.jsonl", [{"note": f"Note {i}.", "icd": []} for i in range(3)])
+    prepare(tmp_path / "c", file, **PLAIN)
+    assert {codes for _, _, codes in rows(Corpus(tmp_path / "c")).values()} == {()}
+
+
 def test_codes_may_stand_in_a_second_file_one_a_row(tmp_path: Path) -> None:
     notes = write(
         tmp_path / "notes.csv", [{k: v for k, v in r.items() if k != "icd"} for r in ROWS]

@@ -60,6 +60,8 @@ def code_family(
         return wanted
     mentions = Counter(code for note in notes.values() for code in note.codes)
     total = mentions.total()
+    if not total:  # every note is coded as nothing
+        return next(iter(FAMILIES))
     shares = {}
     for family, systems in FAMILIES.items():
         judge = Judge(systems)
@@ -69,12 +71,12 @@ def code_family(
     if shares[best] < 0.5:
         raise IcdtuneError(
             f"{file}: only {shares[best]:.0%} of the {total:,} codes are in the tables of "
-            f" {best.upper()}. Check the column, or say --code-system"
+            f"{best.upper()}. Check the column, or say --code-system"
         )
     title = best.upper().replace("ICD", "ICD-")
     announce(
-        f"code system: {title} ({shares[best]:.1%} of {total:,} codes are in its tables)"
-        f"; --code-system overrules"
+        f"code system: {title} ({shares[best]:.1%} of {total:,} codes are in its tables); "
+        f"--code-system overrules"
     )
     return best
 
