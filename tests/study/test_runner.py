@@ -165,6 +165,21 @@ def test_a_protected_corpus_shows_no_note_in_the_results(finished: Path, tmp_pat
     assert not [text for text in texts if text[:60] in written]
 
 
+def test_a_study_on_a_table_prepares_anew_when_the_file_changes(tmp_path: Path) -> None:
+    parts = ("train", "val", "test")
+    lines = [f"Sugar is high {i}.,E11.9,{parts[i % 3]}" for i in range(30)]
+    (tmp_path / "notes.csv").write_text("\n".join(["text,codes,part", *lines]))
+    text = STUDY.replace(
+        "  prepare: synthetic\n  options: {train: 250, val: 60, test: 60, seed: 3}\n",
+        "  prepare: table\n  options: {file: notes.csv, text_column: text, codes_column: codes, "
+        "split_column: part}\n",
+    ).replace("  - {name: words, coder: bow, options: {characters: 0}}\n", "")
+    (study,) = read_study(write(tmp_path / "s.yaml", text))
+    assert run_study(study, tmp_path / "out")["corpus"]["splits"]["test"]["notes"] == 10
+    (tmp_path / "notes.csv").write_text("\n".join(["text,codes,part", *lines[:-1]]))
+    assert run_study(study, tmp_path / "out")["corpus"]["splits"]["test"]["notes"] == 9
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [

@@ -73,11 +73,15 @@ def print_corpus(path: Path) -> None:
     from icdtune.data.schema import Corpus
 
     info = Corpus(path).info
-    rows = [
-        (name, s.notes, s.subjects, s.labelled, s.mentions, s.distinct_codes)
-        for name, s in info.splits.items()
-    ]
+    rows = []
+    for name, s in info.splits.items():
+        balance = info.balance.get(name)
+        lacking = f"{balance.missing:.1%}" if balance else "-"
+        divergence = f"{balance.divergence:.3f}" if balance else "-"
+        sizes = (s.notes, s.subjects, s.labelled, s.mentions, s.distinct_codes)
+        rows.append((name, *sizes, lacking, divergence))
     columns = ["split", "notes#", "subjects#", "labelled#", "codes#", "distinct codes#"]
+    columns += ["lacking#", "KL#"]
     systems = " and ".join(info.code_systems.values())
     print_table(f"{info.name} ({systems}, {path})", columns, rows)
     if info.filters:

@@ -19,6 +19,8 @@ from icdtune.data.schema import first_problem
 from icdtune.errors import IcdtuneError
 from icdtune.files import check_name, read_text
 
+PATHS = ("source", "lexicon", "file", "codes_file", "hosp", "note", "raw")
+"""Options of corpus sources that are paths."""
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
@@ -206,8 +208,7 @@ def _resolve(study: Study, folder: Path) -> Study:
     if corpus.path is not None:
         corpus.path = folder / corpus.path
     corpus.options = {
-        key: str(folder / value) if key in ("source", "lexicon") else value
-        for key, value in corpus.options.items()
+        key: str(folder / value) if key in PATHS else value for key, value in corpus.options.items()
     }
     labels = study.labels.model_copy()
     if labels.source is not None:

@@ -92,8 +92,9 @@ def begin(mark: Path) -> None:
 
 
 def _files(path: Path) -> list[tuple[str, int, int]]:
-    """Name, size and time of every file of a folder: changes where one of them does."""
-    found = ((file, file.stat()) for file in sorted(path.rglob("*")) if file.is_file())
+    """Name, size and time of a file, or of every file of a folder: changes where one of them does."""
+    files = [path] if path.is_file() else sorted(path.rglob("*"))
+    found = ((file, file.stat()) for file in files if file.is_file())
     return [(str(file.relative_to(path)), s.st_size, s.st_mtime_ns) for file, s in found]
 
 
@@ -118,7 +119,8 @@ def prepare_corpus(study: Study, folder: Path, announce: Announce) -> Corpus:
     module = importlib.import_module(module_name)
     prepare = getattr(module, name)
     where = f'study "{study.name}": corpus source "{choice.prepare}"'
-    options = check_options(prepare, choice.options, where, hidden=("out", "overwrite"))
+    hidden = ("out", "overwrite", "announce", "called")
+    options = check_options(prepare, choice.options, where, hidden)
     path, mark = folder / "corpus", folder / "corpus.stage.json"
     expected = fingerprint(
         [
