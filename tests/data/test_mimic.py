@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from mimic_files import DIAGNOSES4, EXPECTED3, EXPECTED4, NOTES4, four, three, write
+from mimic_files import DIAGNOSES4, EXPECTED3, EXPECTED4, NOTES3, NOTES4, four, three, write
 from support import ROOT
 
 from icdtune.data import mimic3, mimic4
@@ -259,6 +259,14 @@ def test_bad_note_files_are_refused_and_leave_nothing(
     message = refusal(tmp_path, raw4)
     assert problem in message
     assert "quoted" not in message
+
+
+def test_rows_are_numbered_as_in_the_file_where_others_are_left_out(
+    tmp_path: Path, raw3: Path
+) -> None:
+    write(raw3 / "NOTEEVENTS.csv.gz", NOTES3.replace("4,22,101,", "4,22,1o1,"))
+    with pytest.raises(IcdtuneError, match='data row 4: field "hadm_id" is not a whole number'):
+        three(tmp_path, raw3)
 
 
 def test_an_admission_of_two_subjects_in_the_codes_is_refused(tmp_path: Path, raw4: Path) -> None:

@@ -43,7 +43,8 @@ class CodeTable:
 
     Attributes:
         path: its file.
-        frame: hadm_id, subject_id, seq_num, code as text, with the source's rows in order.
+        frame: hadm_id, subject_id, seq_num, code as text, with the source's rows in order; rows whose
+            `keep`, where there is such a column, is false go once repeated codes are gone.
         dot: expression that puts the dot where the code system has it, from the column `code`.
     """
 
@@ -112,7 +113,8 @@ def gather(
     """Put the texts of discharge summaries into the spool, by admission, in file order.
 
     Args:
-        frame: hadm_id, subject_id, text, kind, document_id, all as text.
+        frame: hadm_id, subject_id, text, kind, document_id, all as text; and the row's number where
+            rows were left out.
         path: its file.
         codes: of each admission; texts of others are not kept.
         distinct: drop a text that its admission has already.
@@ -125,7 +127,7 @@ def gather(
     for batch in track(batches(frame, path), f"Read {path.name}"):
         batch = integers(batch, path, ["hadm_id", "subject_id"], seen)
         seen += batch.height
-        for hadm, subject, text, kind, document_id in batch.iter_rows():
+        for hadm, subject, text, kind, document_id, *_ in batch.iter_rows():
             if text is None or not text.strip():
                 filters["notes_without_text"] += 1
                 continue

@@ -63,10 +63,11 @@ def prepare(
     path = find_table(raw, "NOTEEVENTS")
     frame = scan(
         path, ["hadm_id", "subject_id", "text", "category", "description", "row_id", "iserror"]
-    ).filter(pl.col("category") == CATEGORY)
+    )
+    frame = frame.with_row_index("row", 1).filter(pl.col("category") == CATEGORY)
     if drop_errors:
         frame = frame.filter(pl.col("iserror").is_null() | (pl.col("iserror") != "1"))
-    frame = frame.select("hadm_id", "subject_id", "text", "description", "row_id")
+    frame = frame.select("hadm_id", "subject_id", "text", "description", "row_id", "row")
     codes = read_codes(tables, filters)
     least = (10 if variant == "clean" else 1) if min_count is None else min_count
     with Spool(out.absolute().parent) as spool:

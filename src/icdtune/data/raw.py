@@ -76,7 +76,7 @@ def integers(frame: pl.DataFrame, path: Path, names: Sequence[str], first: int =
     """Turn id columns into integers.
 
     Args:
-        frame: rows of `path`, of which the first is data row `first`.
+        frame: rows of `path`; a column `row` gives their numbers, else they follow on `first` others.
 
     Raises:
         IcdtuneError: one is no integer; names row and column.
@@ -86,7 +86,8 @@ def integers(frame: pl.DataFrame, path: Path, names: Sequence[str], first: int =
         whole = frame.select(text.cast(pl.Int64, strict=False)).to_series()
         bad = whole.is_null() & frame[name].is_not_null()
         if bad.any():
-            row = first + (bad.arg_max() or 0) + 1
+            at = bad.arg_max() or 0
+            row = frame["row"][at] if "row" in frame.columns else first + at + 1
             raise IcdtuneError(
                 f'{path} data row {row}: field "{name}" is not a whole number. Correct it'
             )
