@@ -1,0 +1,1 @@
+"""The classifiers' networks: `PreTrainedModel`s, one published architecture a file."""
