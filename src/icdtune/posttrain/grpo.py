@@ -40,7 +40,7 @@ CURVES = (
 class Reinforced(GenerativeCoder):
     """What GRPO and PHI share: the start, the trainer, and what is written down of a run."""
 
-    parts = (*GenerativeCoder.parts, "posttrain")
+    parts = (*GenerativeCoder.parts, "posttrain", "coders/training.py")
 
     def __init__(
         self,
@@ -93,15 +93,15 @@ class Reinforced(GenerativeCoder):
         """
         import torch
 
-        from icdtune.decoding.hardware import half_precision, use_cores
-        from icdtune.posttrain.rollouts import CodeSetTrainer, grpo_config, stop_when
-        from icdtune.posttrain.training import (
+        from icdtune.coders.training import (
             arguments,
             history,
             lora,
             lora_rank,
             run,
         )
+        from icdtune.decoding.hardware import half_precision, use_cores
+        from icdtune.posttrain.rollouts import CodeSetTrainer, grpo_config, stop_when
 
         use_cores()
         torch.manual_seed(seed)

@@ -18,12 +18,12 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
 from icdtune.coders.generative import GenerativeCoder, end_ids
+from icdtune.coders.training import part
 from icdtune.decoding.generate import generate
 from icdtune.errors import IcdtuneError
 from icdtune.posttrain.curriculum import Visit
 from icdtune.posttrain.reward import sample_f1
 from icdtune.posttrain.shared_prefix import group_size, log_probabilities
-from icdtune.posttrain.training import part
 from icdtune.prompts.answer import parse_answer
 from icdtune.prompts.hints import render_hint
 

@@ -42,7 +42,7 @@ class SFT(GenerativeCoder):
         *GenerativeCoder.parts,
         "posttrain/sft.py",
         "posttrain/answer_loss.py",
-        "posttrain/training.py",
+        "coders/training.py",
     )
 
     def __init__(
@@ -67,8 +67,7 @@ class SFT(GenerativeCoder):
         """Train on the split "train"; goes on from a checkpoint in `work`."""
         import torch
 
-        from icdtune.decoding.hardware import half_precision, use_cores
-        from icdtune.posttrain.training import (
+        from icdtune.coders.training import (
             arguments,
             history,
             lora,
@@ -76,6 +75,7 @@ class SFT(GenerativeCoder):
             part,
             run,
         )
+        from icdtune.decoding.hardware import half_precision, use_cores
 
         use_cores()
         torch.manual_seed(seed)

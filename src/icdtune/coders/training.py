@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerState
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from icdtune.decoding.hardware import kept_memory
 from icdtune.errors import IcdtuneError
@@ -132,6 +133,28 @@ def latest_checkpoint(work: Path) -> str | None:
         else:
             shutil.rmtree(path)
     return str(max(found)[1]) if found else None
+
+
+class ByLength(torch.utils.data.Sampler[int]):
+    """Positions shuffled, rows of similar length in the same batch.
+
+    transformers' own sampler of this kind draws from the global generator, whose state an epoch began
+    with is lost to a run that goes on within it.
+
+    Args:
+        seed: asked whenever an epoch begins.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: Callable[[], int]) -> None:
+        self._lengths, self._batch_size, self._seed = list(lengths), batch_size, seed
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self._seed())
+        found = get_length_grouped_indices(self._lengths, self._batch_size, generator=generator)
+        return iter(found)
 
 
 def lora_rank(model: PreTrainedModel, rank: int | None) -> int:

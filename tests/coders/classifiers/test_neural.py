@@ -1,0 +1,212 @@
+"""The neural classifiers as coders: they learn, come back from their folder, and go on when killed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.normalizers import Lowercase
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+from icdtune.coders.base import load_coder, make_coder, run_coder, train_coder
+from icdtune.coders.classifiers.neural import NeuralClassifier
+from icdtune.coders.classifiers.presets import load_preset
+from icdtune.coders.classifiers.words import Vocabulary, word_vectors
+from icdtune.data.labels import LabelRule, Task, choose_labels
+from icdtune.data.predictions import read_predictions
+from icdtune.data.schema import Corpus, Note
+from icdtune.data.synthetic import prepare
+from icdtune.errors import IcdtuneError
+
+WORDY = ("cnn", "bigru", "caml", "multirescnn", "laat")
+SHAPES: dict[str, dict[str, Any]] = {
+    "cnn": {"filters": 200, "dropout": 0.0},
+    "bigru": {"hidden": 48, "dropout": 0.0},
+    "caml": {"filters": 50, "kernel": 5, "dropout": 0.0},
+    "multirescnn": {"filters": 20, "kernels": [3, 5], "dropout": 0.0},
+    "laat": {"hidden": 32, "projection": 32, "dropout": 0.0},
+}
+FAST = {"learning_rate": 5e-3, "warmup": 10, "batch": 16, "micro_batch": 16, "max_tokens": 80}
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
+    """64 short notes; validation and test hold some more."""
+    path = tmp_path_factory.mktemp("classified") / "c"
+    prepare(path, train=64, val=20, test=20, concepts=40, seed=4)
+    corpus = Corpus(path)
+    return Task(corpus, choose_labels(corpus, "full", LabelRule(kind="full", min_count=2)))
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory, task: Task) -> Path:
+    """A tiny BERT with a tokenizer of the corpus's words."""
+    folder = tmp_path_factory.mktemp("encoder") / "bert"
+    texts = [note.text.lower() for note in task.notes("train")]
+    words = sorted({word for text in texts for word in re.findall("[a-z0-9]+", text)})
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = list(dict.fromkeys([*special, *".,-/%()", *words]))
+    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(vocabulary)}, "[UNK]"))
+    tokenizer.normalizer = Lowercase()
+    tokenizer.pre_tokenizer = BertPreTokenizer()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", mask_token="[MASK]"
+    )
+    fast.save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    torch.manual_seed(0)
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+def micro_f1(coder: NeuralClassifier, task: Task, split: str) -> float:
+    notes = list(task.notes(split))
+    found = list(coder.predict(notes))
+    hits = sum(len(set(p.codes) & set(n.codes or ())) for p, n in zip(found, notes, strict=True))
+    said = sum(len(p.codes) for p in found)
+    return 2 * hits / (said + sum(len(n.codes or ()) for n in notes))
+
+
+def fitted(name: str, task: Task, work: Path, **options: Any) -> NeuralClassifier:
+    coder = make_coder(name, FAST | options)
+    assert isinstance(coder, NeuralClassifier)
+    coder.fit(task, 1, work)
+    return coder
+
+
+@pytest.mark.parametrize("name", WORDY)
+def test_64_notes_are_learnt_by_heart(name: str, task: Task, tmp_path: Path) -> None:
+    coder = fitted(name, task, tmp_path, shape=SHAPES[name], epochs=60, min_count=1)
+    coder.threshold = 0.5
+    assert micro_f1(coder, task, "train") > 0.95
+
+
+@pytest.mark.parametrize("name", ["plm-icd", "plm-ca"])
+def test_64_notes_are_learnt_by_heart_by_an_encoder(
+    name: str, task: Task, encoder: Path, tmp_path: Path
+) -> None:
+    options = {"model": str(encoder), "shape": {"chunk": 32}, "epochs": 80, "max_tokens": 128}
+    coder = fitted(name, task, tmp_path, **options)
+    coder.threshold = 0.5
+    assert micro_f1(coder, task, "train") > 0.95
+
+
+def test_a_trained_folder_predicts_the_same_with_scores_and_a_ranking(
+    task: Task, tmp_path: Path
+) -> None:
+    options = FAST | {"shape": SHAPES["caml"], "epochs": 3}
+    train_coder("caml", task, tmp_path / "coder", 1, options)
+    train_coder("caml", task, tmp_path / "again", 1, options)
+    found = []
+    for name in ("coder", "again"):
+        out = tmp_path / f"{name}-predictions"
+        run_coder(load_coder(tmp_path / name), "caml", task, "test", 1, out)
+        found.append(list(read_predictions(out)[0]))
+    assert found[0] == found[1]
+    for row in found[0]:
+        assert row.scores is not None
+        assert row.ranked_scores is not None
+        assert row.codes == row.ranked_codes[: len(row.codes)]  # type: ignore[index]
+        assert list(row.ranked_scores) == sorted(row.ranked_scores, reverse=True)
+        assert all(0 <= score <= 1 for score in row.ranked_scores)
+
+
+class StoppedError(Exception):
+    pass
+
+
+def test_an_interrupted_training_goes_on_to_the_same_weights(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from icdtune.coders import training
+
+    options = {"shape": SHAPES["laat"] | {"dropout": 0.2}, "epochs": 15}
+    whole = fitted("laat", task, tmp_path / "whole", **options)
+    on_step_end = training.Bar.on_step_end
+
+    def stop(self: Any, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        on_step_end(self, args, state, control, **rest)
+        if state.global_step == 30:
+            raise StoppedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Bar, "on_step_end", stop)
+        with pytest.raises(StoppedError):
+            fitted("laat", task, tmp_path / "parts", **options)
+    assert [path.name for path in (tmp_path / "parts").glob("checkpoint-*")] == ["checkpoint-20"]
+    parts = fitted("laat", task, tmp_path / "parts", **options)
+    for one, other in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert whole.threshold == parts.threshold
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_step(task: Task, tmp_path: Path) -> None:
+    with pytest.raises(IcdtuneError, match=r"step \d+: (loss|grad_norm) is"):
+        fitted("caml", task, tmp_path, shape=SHAPES["caml"], epochs=5, learning_rate=1e36)
+
+
+def test_presets_have_a_source_and_options_take_their_place() -> None:
+    for name in (*WORDY, "plm-icd", "plm-ca"):
+        for preset in ("published", "mimic3-clean", "mimic3-full", "mimic3-50", "mimic4", "laptop"):
+            assert load_preset(name, preset, {}).source
+    settings = load_preset("caml", "mimic4", {"epochs": 3, "shape": {"filters": 7}})
+    assert (settings.epochs, settings.learning_rate) == (3, 5e-3)
+    assert settings.shape == {"filters": 7, "kernel": 10, "dropout": 0.2}
+    with pytest.raises(IcdtuneError, match='caml has no preset "huge". It has: published'):
+        make_coder("caml", {"preset": "huge"})
+    with pytest.raises(IcdtuneError, match='no option "layers"'):
+        make_coder("caml", {"layers": 3})
+
+
+def test_bad_input_is_named(task: Task, encoder: Path, tmp_path: Path) -> None:
+    coder = fitted("caml", task, tmp_path / "a", shape=SHAPES["caml"], epochs=1)
+    with pytest.raises(IcdtuneError, match="note x has no letters or digits"):
+        coder.predict([Note("x", "x", "...", None)])
+    with pytest.raises(IcdtuneError, match="shape does not fit the network"):
+        fitted("caml", task, tmp_path / "b", shape={"filters": "many"})
+    slow = tmp_path / "slow"
+    shutil.copytree(encoder, slow)
+    (slow / "tokenizer.json").unlink()
+    config = json.loads((slow / "tokenizer_config.json").read_text())
+    (slow / "tokenizer_config.json").write_text(
+        json.dumps(config | {"tokenizer_class": "ByT5Tokenizer"})
+    )
+    with pytest.raises(IcdtuneError, match="has no fast tokenizer"):
+        fitted("plm-icd", task, tmp_path / "c", model=str(slow), epochs=1)
+
+
+def test_an_encoder_that_was_not_fetched_says_how(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ICDTUNE_CACHE", str(tmp_path))
+    with pytest.raises(IcdtuneError, match="make minilm"):
+        fitted("plm-icd", task, tmp_path / "d", epochs=1)
+
+
+def test_word_vectors_depend_on_the_seed_alone() -> None:
+    notes = [["acute", "heart", "failure"], ["heart", "failure"], ["acute", "pain"]] * 4
+    vocabulary = Vocabulary.of(notes, 2)
+    assert vocabulary.words[:2] == ["acute", "failure"]
+    assert vocabulary.encode(["acute", "unheard"]) == [2, 1]
+    one, same = (word_vectors(vocabulary, notes, 8, 1) for _ in range(2))
+    assert (one == same).all()
+    assert (one[0] == 0).all()
+    assert one[2:].any()
+    assert (word_vectors(vocabulary, notes, 8, 2) != one).any()
