@@ -81,6 +81,8 @@ class NeuralClassifier:
             for note in track(train, "Encode", len(train))
         ]
         settings = self.settings
+        if settings.prior_bias:
+            self._begin_at_priors(rows)
         steps = max(1, round(settings.epochs * len(rows) / settings.batch))
         self.model.to(best_device())
         micro = part(settings.batch, settings.micro_batch)
@@ -111,6 +113,16 @@ class NeuralClassifier:
             "history": history(trainer.state.log_history, ("loss", "grad_norm", "learning_rate")),
         }
         self._tune(task)
+
+    def _begin_at_priors(self, rows: Sequence[dict[str, list[int]]]) -> None:
+        """Set each label's bias to its log-odds in training, one note added to either side."""
+        import torch
+
+        counts = np.bincount([c for row in rows for c in row["codes"]], minlength=len(self.codes))
+        odds = np.log((counts + 1) / (len(rows) - counts + 1)).astype(np.float32)
+        bias = self.model.label_bias
+        with torch.no_grad():
+            bias.copy_(torch.from_numpy(odds) if len(bias) == len(odds) else odds.mean())
 
     def _tune(self, task: Task) -> None:
         """The threshold with the best micro-F1 on "val"; 0.5 where there is no such split."""

@@ -27,6 +27,8 @@ class Settings(BaseModel):
         max_tokens: words or word pieces of a note that are read.
         min_count: least training notes of a word in the vocabulary.
         word2vec: begin with word2vec of the training notes.
+        prior_bias: begin with each label's log-odds in training as its bias, so that no update is
+            spent on learning how rare it is; published settings begin at zero.
         shape: of the network, see its configuration.
     """
 
@@ -42,6 +44,7 @@ class Settings(BaseModel):
     max_tokens: int = Field(4000, ge=1)
     min_count: int = Field(3, ge=1)
     word2vec: bool = True
+    prior_bias: bool = False
     shape: dict[str, Any] = {}
 
 

@@ -74,6 +74,12 @@ class WordNetwork(PreTrainedModel):
         """Logits (notes, labels) of word vectors (notes, tokens, width)."""
         raise NotImplementedError
 
+    @property
+    def label_bias(self) -> torch.Tensor:
+        """The bias of each label's logit."""
+        bias: torch.Tensor = self.attention.bias if hasattr(self, "attention") else self.out.bias
+        return bias
+
 
 def loss_of(logits: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor | None:
     """Mean binary cross-entropy over notes and labels; None without labels."""

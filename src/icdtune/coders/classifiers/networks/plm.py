@@ -67,6 +67,11 @@ class PLM(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """The encoder comes with its weights, the attention initialises itself."""
 
+    @property
+    def label_bias(self) -> torch.Tensor:
+        """The bias of each label's logit; one for all in PLM-CA."""
+        return self.attention.bias
+
     def states(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
