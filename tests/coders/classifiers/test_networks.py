@@ -251,22 +251,42 @@ def test_bigru_reads_the_last_states_of_each_note() -> None:
             torch.testing.assert_close(found[row], expected, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["tanh", "projected", "cross"])
+@pytest.mark.parametrize(
+    ("kind", "projection"), [("tanh", 6), ("projected", 6), ("projected", 5), ("cross", 6)]
+)
 @pytest.mark.parametrize("norm", ["none", "layer"])
-def test_blocks_of_labels_give_the_same_values_and_gradients(kind: str, norm: str) -> None:
-    whole = scattered(LabelAttention(kind, 6, LABELS, 5, norm))  # type: ignore[arg-type]
-    parts = LabelAttention(kind, 6, LABELS, 5, norm, label_block_size=3)  # type: ignore[arg-type]
+def test_fused_plain_and_blocked_attention_give_the_same_values_and_gradients(
+    kind: str, projection: int, norm: str
+) -> None:
+    whole = scattered(LabelAttention(kind, 6, LABELS, projection, norm))  # type: ignore[arg-type]
+    parts = LabelAttention(kind, 6, LABELS, projection, norm, label_block_size=3)  # type: ignore[arg-type]
     parts.load_state_dict(whole.state_dict())
     states = torch.randn((3, 5, 6), generator=torch.Generator().manual_seed(2))
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 0, 0, 0, 0], [1, 1, 1, 0, 0]])
-    gradients = []
-    for attention in (whole, parts):
+
+    def by_hand(attention: LabelAttention, h: torch.Tensor) -> torch.Tensor:
+        keys, values = attention.keys_and_values(h)
+        weights = attention.weights(h, mask, torch.arange(LABELS))
+        return attention._read(weights @ values, attention.read, attention.bias)
+
+    forms = {
+        "module": lambda h: whole(h, mask),
+        "module with blocks": lambda h: parts(h, mask),
+        "by hand": lambda h: by_hand(whole, h),
+    }
+    if kind != "cross":
+        forms["blocks"] = lambda h: parts._in_blocks(*parts.keys_and_values(h), mask)
+    found = {}
+    for name, form in forms.items():
         x = states.clone().requires_grad_()
-        attention(x, mask).square().sum().backward()
-        gradients.append([x.grad, *(p.grad for p in attention.parameters())])
-    torch.testing.assert_close(whole(states, mask), parts(states, mask))
-    for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, other)
+        attention = parts if "blocks" in name else whole
+        attention.zero_grad()
+        out = form(x)
+        out.square().sum().backward()
+        found[name] = [out, x.grad, *(p.grad for p in attention.parameters())]
+    for name, values in found.items():
+        for one, other in zip(found["by hand"], values, strict=True):
+            torch.testing.assert_close(one, other, msg=name)
 
 
 @pytest.mark.parametrize("kind", ["tanh", "projected", "cross"])

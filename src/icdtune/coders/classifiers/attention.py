@@ -1,8 +1,9 @@
 """Label-wise attention: every label weighs a note's tokens for itself and reads its own summary.
 
 One module serves CAML, MultiResCNN, LAAT, PLM-ICD and PLM-CA, which differ in how keys and values come
-from the tokens and in how a summary is read. Labels are taken in blocks, each computed again for its
-gradient, so that memory does not grow with labels x tokens.
+from the tokens and in how a summary is read. Memory does not grow with labels x tokens: where keys and
+values are equally wide, torch's fused attention is used; else labels can be taken in blocks, each
+computed again for its gradient.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class LabelAttention(nn.Module):
         projection: width of the keys of "projected".
         norm: "layer" normalises the states first, which bounds them whatever the encoder gives; "none"
             is as published.
-        label_block_size: labels at a time; None is all at once.
+        label_block_size: labels at a time where keys and values differ in width; None is all at once.
     """
 
     def __init__(
@@ -78,15 +79,27 @@ class LabelAttention(nn.Module):
     def forward(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Logits (notes, labels) of states (notes, tokens, width); mask is 0 on padding."""
         keys, values = self.keys_and_values(states)
+        if keys.shape[-1] == values.shape[-1]:  # the same operation as an attention head's
+            summary = nn.functional.scaled_dot_product_attention(
+                self.queries.to(keys.dtype).expand(len(keys), 1, -1, -1),
+                keys[:, None],
+                values[:, None],
+                attn_mask=(mask > 0)[:, None, None, :],
+                scale=1.0,
+            )
+            return self._read(summary[:, 0], self.read, self.bias)
+        return self._in_blocks(keys, values, mask)
+
+    def _in_blocks(
+        self, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
         bias = torch.zeros(mask.shape, device=mask.device).masked_fill(mask == 0, float("-inf"))
         size = self.block or len(self.queries)
         bounded = self.block is not None and torch.is_grad_enabled()
         parts = []
         for start in range(0, len(self.queries), size):
             own = slice(start, start + size)
-            read = self.read if self.kind == "cross" else self.read[own]
-            offset = self.bias if self.kind == "cross" else self.bias[own]
-            inputs = (keys, values, bias, self.queries[own], read, offset)
+            inputs = (keys, values, bias, self.queries[own], self.read[own], self.bias[own])
             if bounded:
                 parts.append(checkpoint(self._logits, *inputs, use_reentrant=False))
             else:
@@ -127,8 +140,13 @@ class LabelAttention(nn.Module):
         offset: torch.Tensor,
     ) -> torch.Tensor:
         attention = torch.softmax(self._scores(queries, keys) + bias[:, None], -1)
-        summary = attention.to(values.dtype) @ values
+        return self._read(attention.to(values.dtype) @ values, read, offset)
+
+    def _read(
+        self, summary: torch.Tensor, read: torch.Tensor, offset: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits of summaries (notes, labels, width), in fp32."""
         if self.kind == "cross":
             summary = self.summary_norm(summary)
-        with torch.autocast(keys.device.type, enabled=False):
+        with torch.autocast(summary.device.type, enabled=False):
             return (summary.float() * read.float()).sum(-1) + offset.float()
