@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-slow lint format smollm2 minilm ladder tiny-base codiesp codiesp-ladder codiesp-smol bench clean
+.PHONY: demo test test-slow lint format smollm2 minilm classifiers ladder tiny-base codiesp codiesp-ladder codiesp-smol bench clean
 
 demo: $(VENV)/.base $(VENV)/.smollm2
 	$(BIN)/icdtune demo --out runs
@@ -52,6 +52,10 @@ codiesp-ladder: $(VENV)/.base
 
 codiesp-smol: $(VENV)/.smollm2
 	$(BIN)/icdtune study examples/codiesp-smol.yaml --out runs
+
+# All classifiers, three seeds, and on CodiEsp: hours.
+classifiers: minilm
+	$(BIN)/icdtune study examples/classifiers.yaml --out runs
 
 # CodiEsp English and Spanish: needs the data (examples/codiesp.yaml says where).
 codiesp: $(VENV)/.base
