@@ -70,7 +70,7 @@ def load_model(name: str, layers: int | None = None) -> PreTrainedModel:
     from icdtune.decoding.hardware import best_device
 
     path = model_path(name)
-    _quiet()
+    quiet_libraries()
     try:
         if layers is None:
             model = AutoModelForCausalLM.from_pretrained(path, dtype="float32")
@@ -104,7 +104,7 @@ def read_tokenizer(path: str, name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _quiet() -> None:
+def quiet_libraries() -> None:
     """Keep the libraries' own bars and advice off the screen."""
     from transformers.utils import logging
 

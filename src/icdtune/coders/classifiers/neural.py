@@ -12,7 +12,12 @@ from pydantic import Field
 from icdtune.coders.classifiers.presets import Settings, load_preset
 from icdtune.coders.classifiers.scoring import Bools, Scores, best_threshold, decide
 from icdtune.coders.classifiers.words import Vocabulary, word_vectors, words_of
-from icdtune.coders.models import load_tokenizer, model_path, read_tokenizer
+from icdtune.coders.models import (
+    load_tokenizer,
+    model_path,
+    quiet_libraries,
+    read_tokenizer,
+)
 from icdtune.data.labels import Task
 from icdtune.data.predictions import Prediction, Predictions
 from icdtune.data.schema import Note
@@ -69,6 +74,7 @@ class NeuralClassifier:
         from icdtune.decoding.hardware import best_device, half_precision, use_cores
 
         use_cores()
+        quiet_libraries()
         torch.manual_seed(seed)
         self.codes = list(task.labels.codes)
         train = list(task.notes("train"))
@@ -182,6 +188,7 @@ class NeuralClassifier:
         """Read a coder back, on the GPU where there is one."""
         from icdtune.decoding.hardware import best_device
 
+        quiet_libraries()
         content = read_json(folder / "classifier.json")
         coder: NeuralClassifier = cls()  # type: ignore[call-arg]
         coder.settings = Settings.model_validate(content["settings"])
