@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 import icdtune
 import icdtune.posttrain
 from icdtune.coders.base import base_model, make_coder, versions
@@ -116,13 +114,11 @@ def run_seed(study: Study, folder: Path, seed: int, announce: Announce = lambda 
 def _begin(study: Study, folder: Path, announce: Announce) -> tuple[dict[str, str], Task]:
     """Check the rows and prepare the corpus: rows left out with the reason, and the task."""
     left_out = _left_out(study)
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "corpus.lock"):  # one of several processes prepares it
-        corpus = prepare_corpus(study, folder, announce)
-        task = Task(corpus, _labels(study, corpus))
-        for split in dict.fromkeys(("train", "val", study.split)):
-            task.gold(split)
-        keep_labels(study, task, folder)
+    corpus = prepare_corpus(study, folder, announce)
+    task = Task(corpus, _labels(study, corpus))
+    for split in dict.fromkeys(("train", "val", study.split)):
+        task.gold(split)
+    keep_labels(study, task, folder)
     return left_out, task
 
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 import icdtune
 from icdtune.coders.base import (
@@ -128,12 +131,19 @@ def prepare_corpus(study: Study, folder: Path, announce: Announce) -> Corpus:
             [_files(value) for value in options.values() if isinstance(value, Path)],
         ]
     )
-    if not (done(mark, expected) and path.exists()):
-        begin(mark)
-        announce(f"prepare {choice.prepare}")
-        prepare(path, **options, overwrite=True)
-        write_json(mark, {"fingerprint": expected})
+    with FileLock(_lock(path)):  # one of several processes prepares it
+        if not (done(mark, expected) and path.exists()):
+            begin(mark)
+            announce(f"prepare {choice.prepare}")
+            prepare(path, **options, overwrite=True)
+            write_json(mark, {"fingerprint": expected})
     return Corpus(path)
+
+
+def _lock(path: Path) -> Path:
+    """A lock for a path, outside its folder: nothing is left there where the work fails."""
+    digest = hashlib.sha256(f"{Path.home()} {path.absolute()}".encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"icdtune-{digest}.lock"
 
 
 def keep_labels(study: Study, task: Task, folder: Path) -> None:
