@@ -100,7 +100,7 @@ def attended(attention: LabelAttention, states: Vectors) -> list[float]:
         if attention.kind == "cross":
             norm = attention.summary_norm
             summary = layer_norm(summary, norm.weight.tolist(), norm.bias.tolist())
-        logits.append(dot(attention.read[own].tolist(), summary) + float(attention.bias[own]))
+        logits.append(dot(attention.read[own].tolist(), summary) + attention.bias[own].item())
     return logits
 
 
