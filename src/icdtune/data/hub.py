@@ -104,8 +104,7 @@ def _load(dataset: str, config: str | None, revision: str | None) -> dict[str, A
     try:
         return dict(load_dataset(dataset, config, revision=revision))
     except (DatasetsError, HfHubHTTPError, ConnectionError, FileNotFoundError, ValueError) as error:
-        first = str(error).strip().splitlines()[0][:160]
-        raise IcdtuneError(
-            f"{dataset} could not be loaded ({type(error).__name__}: {first}). Check the id, "
-            f"--config and HF_ENDPOINT, or give a folder"
+        raise IcdtuneError(  # the library's own words may hold cells of the data
+            f"{dataset} could not be loaded ({type(error).__name__}). Check the id, --config and "
+            f"HF_ENDPOINT, or give a folder"
         ) from None
