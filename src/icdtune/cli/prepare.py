@@ -104,11 +104,10 @@ def mimic4(
     overwrite: Overwrite = False,
 ) -> None:
     """MIMIC-IV discharge summaries (PhysioNet access needed), as Edin et al. 2023 prepare them."""
-    from icdtune.data.mimic4 import SYSTEMS
     from icdtune.data.mimic4 import prepare as make
     from icdtune.errors import IcdtuneError
 
-    if icd not in SYSTEMS:
+    if icd not in (9, 10):
         raise IcdtuneError(f"--icd {icd}: choose 9 or 10")
     make(out, hosp, note, icd, split, min_count, normalise, keep_repeated, seed, overwrite)  # type: ignore[arg-type]
     print_corpus(out)

@@ -81,6 +81,12 @@ ICD9PROC = CodeSystem(
 )
 SYSTEMS: dict[str, CodeSystem] = {s.name: s for s in (ICD10CM, ICD10PCS, ICD9CM, ICD9PROC)}
 
+FAMILIES: dict[str, dict[str, str]] = {
+    "icd10": {"diagnosis": ICD10CM.name, "procedure": ICD10PCS.name},
+    "icd9": {"diagnosis": ICD9CM.name, "procedure": ICD9PROC.name},
+}
+"""Diagnosis and procedure system of each version of the ICD."""
+
 
 def get_system(name: str) -> CodeSystem:
     """The code system of that name; IcdtuneError where there is none."""

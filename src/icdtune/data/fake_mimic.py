@@ -21,7 +21,6 @@ from icdtune.codes.tables import load_table
 from icdtune.files import atomic_directory
 from icdtune.progress import track
 
-VERSION = 1
 MIMIC3_NOTES = (
     "ROW_ID,SUBJECT_ID,HADM_ID,CHARTDATE,CHARTTIME,STORETIME,CATEGORY,DESCRIPTION,CGID,ISERROR,TEXT"
 )

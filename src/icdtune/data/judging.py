@@ -9,17 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from icdtune.codes.systems import get_system
+from icdtune.codes.systems import FAMILIES, get_system
 from icdtune.codes.tables import load_table
 from icdtune.data.schema import canonical_code
 from icdtune.data.spool import Piece
 from icdtune.data.writer import InvalidCodes
 from icdtune.errors import IcdtuneError, shown
 
-FAMILIES = {
-    "icd10": {"diagnosis": "icd10cm", "procedure": "icd10pcs"},
-    "icd9": {"diagnosis": "icd9cm", "procedure": "icd9proc"},
-}
 CodeSystem = Literal["auto", "icd9", "icd10"]
 Announce = Callable[[str], None]
 KNOWN = ("exact", "prefix")

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import polars as pl
 
+from icdtune.codes.systems import FAMILIES, Role, get_system
 from icdtune.data.labels import LabelRule, LabelSpace
 from icdtune.data.normalise import normalise as normalised
 from icdtune.data.raw import batches, collect, integers
@@ -24,7 +25,6 @@ from icdtune.data.writer import CorpusWriter
 from icdtune.errors import IcdtuneError
 from icdtune.progress import track
 
-LICENSE = "other"
 Labels = Sequence[LabelSpace | tuple[str, LabelRule, Literal["keep", "drop"]]]
 
 
@@ -43,14 +43,28 @@ class CodeTable:
 
     Attributes:
         path: its file.
-        frame: hadm_id, subject_id, seq_num, code as text, with the source's rows in order; rows whose
-            `keep`, where there is such a column, is false go once repeated codes are gone.
-        dot: expression that puts the dot where the code system has it, from the column `code`.
+        frame: hadm_id, subject_id, seq_num, code, version as text, with the source's rows in order.
+        version: of the ICD; the codes of others go once repeated codes are gone.
+        role: "diagnosis" or "procedure".
     """
 
     path: Path
     frame: pl.LazyFrame
-    dot: pl.Expr
+    version: str
+    role: Role
+
+
+def _dotted(frame: pl.DataFrame, role: Role) -> pl.DataFrame:
+    """Codes with the dot where the system of their version has it."""
+    pairs = frame.select("version", "code").unique()
+    dotted = []
+    for version, code in pairs.iter_rows():
+        bare = code.upper().replace(".", "")
+        family = FAMILIES.get(f"icd{version}")
+        dotted.append(bare if family is None else get_system(family[role]).dot(bare))
+    pairs = pairs.with_columns(pl.Series("dotted", dotted, pl.String))
+    joined = frame.join(pairs, on=["version", "code"], how="left", maintain_order="left")
+    return joined.drop("code").rename({"dotted": "code"})
 
 
 def read_codes(
@@ -69,12 +83,11 @@ def read_codes(
         rows = frame.height
         frame = frame.drop_nulls(["hadm_id", "code"])
         filters[f"{_stem(table.path)}_rows_without_code"] += rows - frame.height
-        frame = frame.with_columns(table.dot.alias("code"))
+        frame = _dotted(frame, table.role)
         rows = frame.height
         frame = frame.unique(["hadm_id", "code"], keep="first", maintain_order=True)
         filters[f"{_stem(table.path)}_repeated_codes"] += rows - frame.height
-        if "keep" in frame.columns:
-            frame = frame.filter(pl.col("keep")).drop("keep")
+        frame = frame.filter(pl.col("version") == table.version)
         shared = frame.group_by("hadm_id").agg(pl.col("subject_id").n_unique().alias("n"))
         _one_subject(shared.filter(pl.col("n") > 1)["hadm_id"].to_list(), table.path)
         grouped = (
@@ -200,7 +213,6 @@ def write(
         source=source.source,
         options=source.options,
         protected=True,
-        license=LICENSE,
         description=source.description,
         malformed_codes="quarantine",
         published_split=source.split.startswith("published"),

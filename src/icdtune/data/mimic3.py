@@ -14,9 +14,10 @@ from typing import Literal
 
 import polars as pl
 
+from icdtune.codes.systems import FAMILIES, Role
 from icdtune.data.labels import LabelRule, LabelSpace
 from icdtune.data.mimic import CodeTable, Labels, Source, gather, read_codes, rows_of, write
-from icdtune.data.mimic4 import SYSTEMS, dotted, label_spaces
+from icdtune.data.mimic4 import label_spaces
 from icdtune.data.raw import find_table, scan
 from icdtune.data.spool import Spool
 
@@ -57,8 +58,8 @@ def prepare(
     """
     filters: Counter[str] = Counter()
     tables = [
-        _codes(find_table(raw, "DIAGNOSES_ICD"), is_diagnosis=True),
-        _codes(find_table(raw, "PROCEDURES_ICD"), is_diagnosis=False),
+        _codes(find_table(raw, "DIAGNOSES_ICD"), "diagnosis"),
+        _codes(find_table(raw, "PROCEDURES_ICD"), "procedure"),
     ]
     path = find_table(raw, "NOTEEVENTS")
     frame = scan(
@@ -81,7 +82,7 @@ def prepare(
         source = Source(
             name=f"mimic3-{variant}",
             source="MIMIC-III v1.4 (PhysioNet)",
-            code_systems=SYSTEMS[9],
+            code_systems=FAMILIES["icd9"],
             options={
                 "variant": variant,
                 "split": "published:FILE" if split.startswith("published:") else split,
@@ -129,11 +130,13 @@ def _label_spaces(variant: Variant, least: int) -> Labels:
     return [full, LabelSpace(name="top50", rule=rule, empty_notes="drop", codes=published_top50())]
 
 
-def _codes(path: Path, is_diagnosis: bool) -> CodeTable:
+def _codes(path: Path, role: Role) -> CodeTable:
+    code = pl.col("icd9_code").str.strip_chars()
     frame = scan(path, ["hadm_id", "subject_id", "seq_num", "icd9_code"]).select(
-        "hadm_id", "subject_id", "seq_num", pl.col("icd9_code").str.strip_chars().alias("code")
+        "hadm_id",
+        "subject_id",
+        "seq_num",
+        pl.when(code != "").then(code).alias("code"),
+        pl.lit("9").alias("version"),
     )
-    frame = frame.with_columns(pl.when(pl.col("code") != "").then(pl.col("code")).alias("code"))
-    bare = pl.col("code").str.to_uppercase().str.replace_all(".", "", literal=True)
-    head = pl.when(bare.str.starts_with("E")).then(4).otherwise(3) if is_diagnosis else pl.lit(2)
-    return CodeTable(path, frame, dotted(bare, head))
+    return CodeTable(path, frame, "9", role)

@@ -11,16 +11,13 @@ from typing import Literal
 
 import polars as pl
 
+from icdtune.codes.systems import FAMILIES, Role
 from icdtune.data.labels import LabelRule
 from icdtune.data.mimic import CodeTable, Labels, Source, gather, read_codes, write
 from icdtune.data.raw import find_table, scan
 from icdtune.data.spool import Spool
 
 VERSION = 1
-SYSTEMS = {
-    9: {"diagnosis": "icd9cm", "procedure": "icd9proc"},
-    10: {"diagnosis": "icd10cm", "procedure": "icd10pcs"},
-}
 
 
 def prepare(
@@ -55,8 +52,8 @@ def prepare(
     """
     filters: Counter[str] = Counter()
     tables = [
-        _codes(find_table(hosp, "diagnoses_icd"), icd, is_diagnosis=True),
-        _codes(find_table(hosp, "procedures_icd"), icd, is_diagnosis=False),
+        _codes(find_table(hosp, "diagnoses_icd"), icd, "diagnosis"),
+        _codes(find_table(hosp, "procedures_icd"), icd, "procedure"),
     ]
     path = find_table(note, "discharge")
     columns = ["hadm_id", "subject_id", "text"]
@@ -74,7 +71,7 @@ def prepare(
         source = Source(
             name=f"mimic4-icd{icd}",
             source="MIMIC-IV and MIMIC-IV-Note (PhysioNet)",
-            code_systems=SYSTEMS[icd],
+            code_systems=FAMILIES[f"icd{icd}"],
             options={
                 "icd": icd,
                 "split": "published:FILE" if split.startswith("published:") else split,
@@ -101,24 +98,12 @@ def label_spaces(min_count: int) -> Labels:
     ]
 
 
-def _codes(path: Path, icd: int, is_diagnosis: bool) -> CodeTable:
-    version = pl.col("icd_version").str.strip_chars()
+def _codes(path: Path, icd: int, role: Role) -> CodeTable:
     frame = scan(path, ["hadm_id", "subject_id", "seq_num", "icd_code", "icd_version"]).select(
         "hadm_id",
         "subject_id",
         "seq_num",
         pl.col("icd_code").str.strip_chars().alias("code"),
-        version.alias("version"),
-        (version == str(icd)).alias("keep"),
+        pl.col("icd_version").str.strip_chars().alias("version"),
     )
-    bare = pl.col("code").str.to_uppercase().str.replace_all(".", "", literal=True)
-    nine = pl.when(bare.str.starts_with("E")).then(4).otherwise(3) if is_diagnosis else pl.lit(2)
-    ten = pl.lit(3 if is_diagnosis else 99)
-    head = pl.when(pl.col("version") == "9").then(nine).otherwise(ten)
-    return CodeTable(path, frame, dotted(bare, head))
-
-
-def dotted(bare: pl.Expr, head: pl.Expr) -> pl.Expr:
-    """Codes with a dot after `head` characters where they are longer."""
-    rest = bare.str.slice(head)
-    return pl.when(rest == "").then(bare).otherwise(bare.str.head(head) + "." + rest)
+    return CodeTable(path, frame, str(icd), role)

@@ -16,8 +16,8 @@ from typing import Any, get_args
 
 import polars as pl
 
+from icdtune.codes.systems import FAMILIES
 from icdtune.data.judging import (
-    FAMILIES,
     Announce,
     CodeSystem,
     Encounter,
