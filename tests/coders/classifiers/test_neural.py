@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,18 @@ def test_bad_input_is_named(task: Task, encoder: Path, tmp_path: Path) -> None:
     )
     with pytest.raises(IcdtuneError, match="has no fast tokenizer"):
         fitted("plm-icd", task, tmp_path / "c", model=str(slow), epochs=1)
+
+
+def test_without_gold_to_find_the_threshold_on_nothing_is_trained(
+    task: Task, tmp_path: Path
+) -> None:
+    every = choose_labels(task.corpus, "all", LabelRule(kind="full", counted_on=["train"]))
+    seen = {code for note in task.corpus.notes("val") for code in note.codes or ()}
+    rest = [code for code in every.codes if code not in seen]
+    unseen = replace(task, labels=every.model_copy(update={"codes": rest}))
+    with pytest.raises(IcdtuneError, match='split "val": no note has a code'):
+        fitted("caml", unseen, tmp_path / "work", shape=SHAPES["caml"], epochs=1)
+    assert not (tmp_path / "work").exists()
 
 
 def test_an_encoder_that_was_not_fetched_says_how(

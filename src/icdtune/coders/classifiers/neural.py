@@ -11,23 +11,19 @@ from pydantic import Field
 
 from icdtune.coders.classifiers.presets import Settings, load_preset
 from icdtune.coders.classifiers.scoring import Bools, Scores, best_threshold, decide
-from icdtune.coders.classifiers.words import Vocabulary, word_vectors, words_of
 from icdtune.coders.models import (
-    load_tokenizer,
-    model_path,
     quiet_libraries,
-    read_tokenizer,
 )
 from icdtune.data.labels import Task
 from icdtune.data.predictions import Prediction, Predictions
 from icdtune.data.schema import Note
 from icdtune.errors import IcdtuneError
 from icdtune.files import read_json, write_json
-from icdtune.progress import bar, track
+from icdtune.progress import bar
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 CHUNK = 1_000
 """Notes whose scores are in memory at once."""
@@ -62,8 +58,8 @@ class NeuralClassifier:
         """Ids of a note's first tokens; IcdtuneError where it has none."""
         raise NotImplementedError
 
-    def build(self, notes: Sequence[Note], seed: int) -> None:
-        """Make the network, and what `encode` needs, from the training notes."""
+    def build(self, notes: Sequence[Note], seed: int) -> list[list[int]]:
+        """Make the network, and what `encode` needs, from the training notes; gives their ids."""
         raise NotImplementedError
 
     def fit(self, task: Task, seed: int, work: Path) -> None:
@@ -80,11 +76,11 @@ class NeuralClassifier:
         train = list(task.notes("train"))
         if not train:
             raise IcdtuneError(f'{task.corpus.path} split "train" has no notes. Train on some')
-        self.build(train, seed)
+        val, gold = self._validation(task)
         index = task.labels.index
         rows = [
-            {"input_ids": self.encode(note), "codes": [index[code] for code in note.codes or ()]}
-            for note in track(train, "Encode", len(train))
+            {"input_ids": ids, "codes": [index[code] for code in note.codes or ()]}
+            for note, ids in zip(train, self.build(train, seed), strict=True)
         ]
         settings = self.settings
         if settings.prior_bias:
@@ -118,7 +114,7 @@ class NeuralClassifier:
             "notes": len(rows),
             "history": history(trainer.state.log_history, ("loss", "grad_norm", "learning_rate")),
         }
-        self._tune(task)
+        self.threshold, _ = best_threshold(self.scores(val), gold)
 
     def _begin_at_priors(self, rows: Sequence[dict[str, list[int]]]) -> None:
         """Set each label's bias to its log-odds in training, one note added to either side."""
@@ -130,17 +126,19 @@ class NeuralClassifier:
         with torch.no_grad():
             bias.copy_(torch.from_numpy(odds) if len(bias) == len(odds) else odds.mean())
 
-    def _tune(self, task: Task) -> None:
-        """The threshold with the best micro-F1 on "val"; 0.5 where there is no such split."""
-        if "val" not in task.corpus.splits:
-            return
+    def _validation(self, task: Task) -> tuple[list[Note], Bools]:
+        """Notes and gold that the threshold is found on; IcdtuneError where there is no code."""
         notes = list(task.notes("val"))
         index = task.labels.index
         gold: Bools = np.zeros((len(notes), len(self.codes)), bool)
         for row, note in enumerate(notes):
             gold[row, [index[code] for code in note.codes or ()]] = True
-        if gold.any():
-            self.threshold, _ = best_threshold(self.scores(notes), gold)
+        if not gold.any():
+            raise IcdtuneError(
+                f'{task.corpus.path} split "val": no note has a code of the label space, and the '
+                f"threshold is found there. Give it coded notes"
+            )
+        return notes, gold
 
     def scores(self, notes: Sequence[Note], label: str = "Score") -> Scores:
         """Probabilities (notes, codes)."""
@@ -200,259 +198,6 @@ class NeuralClassifier:
     def read(self, folder: Path) -> None:
         """Read the network and what `encode` needs."""
         raise NotImplementedError
-
-
-class WordClassifier(NeuralClassifier):
-    """A network over the words of a note; word vectors begin as word2vec of the training notes.
-
-    Args:
-        preset: "published", "laptop", or one of a corpus; see presets/classifiers.
-        epochs, learning_rate, warmup, weight_decay, batch, micro_batch, max_tokens, min_count,
-            word2vec: in place of the preset's.
-        shape: fields of the network's configuration, in place of the preset's.
-        attention_norm: "layer" keeps label attention finite whatever the encoder gives; "none" is as
-            published.
-        label_block_size: labels that the attention takes at a time: bounds the memory; None is all.
-    """
-
-    def __init__(
-        self,
-        preset: str = "published",
-        epochs: Rate | None = None,
-        learning_rate: Rate | None = None,
-        warmup: Annotated[int, Field(ge=0)] | None = None,
-        weight_decay: Annotated[float, Field(ge=0)] | None = None,
-        batch: Count | None = None,
-        micro_batch: Count | None = None,
-        max_tokens: Count | None = None,
-        shape: dict[str, Any] | None = None,
-        min_count: Count | None = None,
-        word2vec: bool | None = None,
-        attention_norm: Norm = "layer",
-        label_block_size: Count | None = None,
-    ) -> None:
-        given = {
-            "epochs": epochs,
-            "learning_rate": learning_rate,
-            "warmup": warmup,
-            "weight_decay": weight_decay,
-            "batch": batch,
-            "micro_batch": micro_batch,
-            "max_tokens": max_tokens,
-            "shape": shape,
-            "min_count": min_count,
-            "word2vec": word2vec,
-        }
-        super().__init__(preset, given, attention_norm, label_block_size)
-        self.vocabulary = Vocabulary([])
-
-    def network(self) -> tuple[Any, Any]:
-        """Class of the network and of its configuration."""
-        raise NotImplementedError
-
-    def build(self, notes: Sequence[Note], seed: int) -> None:
-        """Vocabulary and word vectors of the notes, and the network."""
-        import torch
-
-        texts = [words_of(note.text, self.settings.max_tokens) for note in notes]
-        self.vocabulary = Vocabulary.of(texts, self.settings.min_count)
-        network, configuration = self.network()
-        try:
-            config = configuration(
-                words=len(self.vocabulary),
-                labels=len(self.codes),
-                **self.settings.shape,
-                **self._attention,
-            )
-            self.model = network(config)
-        except (TypeError, ValueError) as error:
-            raise IcdtuneError(f"{self.name}: shape does not fit the network ({error})") from None
-        if self.settings.word2vec:
-            vectors = word_vectors(self.vocabulary, texts, config.embedding, seed)
-            with torch.no_grad():
-                self.model.embed.weight.copy_(torch.from_numpy(vectors))
-
-    def encode(self, note: Note) -> list[int]:
-        """Ids of a note's first words; IcdtuneError where it has none."""
-        words = words_of(note.text, self.settings.max_tokens)
-        if not words:
-            raise IcdtuneError(
-                f"note {note.note_id} has no letters or digits, so no words. Remove it"
-            )
-        return self.vocabulary.encode(words)
-
-    def save(self, folder: Path) -> None:
-        """Write the network, classifier.json and the vocabulary."""
-        super().save(folder)
-        write_json(folder / "vocabulary.json", self.vocabulary.words)
-
-    def read(self, folder: Path) -> None:
-        """Read network and vocabulary."""
-        self.vocabulary = Vocabulary(read_json(folder / "vocabulary.json"))
-        self.model = self.network()[0].from_pretrained(folder)
-
-
-class CNN(WordClassifier):
-    """One convolution and its strongest responses (Kim 2014; Mullenbach et al. 2018)."""
-
-    name = "cnn"
-
-    def network(self) -> tuple[Any, Any]:
-        """Its network."""
-        from icdtune.coders.classifiers.networks.cnn import CNN, CNNConfig
-
-        return CNN, CNNConfig
-
-
-class BiGRU(WordClassifier):
-    """The last states of a bidirectional GRU (Mullenbach et al. 2018)."""
-
-    name = "bigru"
-
-    def network(self) -> tuple[Any, Any]:
-        """Its network."""
-        from icdtune.coders.classifiers.networks.bigru import BiGRU, BiGRUConfig
-
-        return BiGRU, BiGRUConfig
-
-
-class CAML(WordClassifier):
-    """A convolution under label-wise attention (Mullenbach et al. 2018)."""
-
-    name = "caml"
-
-    def network(self) -> tuple[Any, Any]:
-        """Its network."""
-        from icdtune.coders.classifiers.networks.caml import CAML, CAMLConfig
-
-        return CAML, CAMLConfig
-
-
-class MultiResCNN(WordClassifier):
-    """Residual convolutions of several widths under label-wise attention (Li and Yu 2020)."""
-
-    name = "multirescnn"
-
-    def network(self) -> tuple[Any, Any]:
-        """Its network."""
-        from icdtune.coders.classifiers.networks.multirescnn import MultiResCNN, MultiResCNNConfig
-
-        return MultiResCNN, MultiResCNNConfig
-
-
-class LAAT(WordClassifier):
-    """A bidirectional LSTM under projected label-wise attention (Vu et al. 2020)."""
-
-    name = "laat"
-
-    def network(self) -> tuple[Any, Any]:
-        """Its network."""
-        from icdtune.coders.classifiers.networks.laat import LAAT, LAATConfig
-
-        return LAAT, LAATConfig
-
-
-class PLMICD(NeuralClassifier):
-    """A pre-trained encoder over chunks of a note under label-wise attention (Huang et al. 2022).
-
-    Args:
-        model: "minilm", a folder or a hub id of an encoder with a fast tokenizer.
-        preset: "published", "laptop", or one of a corpus; see presets/classifiers.
-        epochs, learning_rate, warmup, weight_decay, batch, micro_batch, max_tokens: in place of
-            the preset's.
-        shape: fields of the network's configuration, in place of the preset's.
-        attention_norm: "layer" keeps label attention finite whatever the encoder gives; "none" is as
-            published.
-        label_block_size: labels that the attention takes at a time: bounds the memory; None is all.
-        gradient_checkpointing: compute the encoder's layers again for their gradients: less memory.
-    """
-
-    name = "plm-icd"
-    attention: ClassVar[str] = "projected"
-
-    def __init__(
-        self,
-        model: str = "minilm",
-        preset: str = "published",
-        epochs: Rate | None = None,
-        learning_rate: Rate | None = None,
-        warmup: Annotated[int, Field(ge=0)] | None = None,
-        weight_decay: Annotated[float, Field(ge=0)] | None = None,
-        batch: Count | None = None,
-        micro_batch: Count | None = None,
-        max_tokens: Count | None = None,
-        shape: dict[str, Any] | None = None,
-        attention_norm: Norm = "layer",
-        label_block_size: Count | None = None,
-        gradient_checkpointing: bool = False,
-    ) -> None:
-        given = {
-            "epochs": epochs,
-            "learning_rate": learning_rate,
-            "warmup": warmup,
-            "weight_decay": weight_decay,
-            "batch": batch,
-            "micro_batch": micro_batch,
-            "max_tokens": max_tokens,
-            "shape": shape,
-        }
-        super().__init__(preset, given, attention_norm, label_block_size)
-        self._model, self._checkpointing = model, gradient_checkpointing
-        self.tokenizer: PreTrainedTokenizerBase
-
-    def build(self, notes: Sequence[Note], seed: int) -> None:
-        """Load the encoder and put label attention on it."""
-        from transformers import AutoModel
-
-        from icdtune.coders.classifiers.networks.plm import PLM, PLMConfig
-
-        self.tokenizer = load_tokenizer(self._model)
-        if not self.tokenizer.is_fast:
-            raise IcdtuneError(
-                f'model "{self._model}" has no fast tokenizer. Choose an encoder that has one'
-            )
-        encoder = AutoModel.from_pretrained(model_path(self._model), dtype="float32")
-        config = PLMConfig(
-            encoder=encoder.config.to_dict(),
-            labels=len(self.codes),
-            attention=self.attention,
-            **self.settings.shape,
-            **self._attention,
-        )
-        self.model = PLM(config, encoder)
-        if self._checkpointing:
-            encoder.gradient_checkpointing_enable({"use_reentrant": False})
-
-    def encode(self, note: Note) -> list[int]:
-        """Ids of a note's first word pieces; IcdtuneError where it has none."""
-        ids: list[int] = self.tokenizer(
-            note.text,
-            add_special_tokens=False,
-            truncation=True,
-            max_length=self.settings.max_tokens,
-        )["input_ids"]
-        if not ids:
-            raise IcdtuneError(f"note {note.note_id} has no tokens. Remove it")
-        return ids
-
-    def save(self, folder: Path) -> None:
-        """Write the network, classifier.json and the tokenizer."""
-        super().save(folder)
-        self.tokenizer.save_pretrained(folder)
-
-    def read(self, folder: Path) -> None:
-        """Read network and tokenizer."""
-        from icdtune.coders.classifiers.networks.plm import PLM
-
-        self.tokenizer = read_tokenizer(str(folder), str(folder))
-        self.model = PLM.from_pretrained(folder)
-
-
-class PLMCA(PLMICD):
-    """A pre-trained encoder over chunks of a note under label cross-attention (Edin et al. 2024)."""
-
-    name = "plm-ca"
-    attention = "cross"
 
 
 def padded(rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
