@@ -98,7 +98,7 @@ def check(
 ) -> None:
     """Check codes against the tables; status 2 where one is unknown or malformed."""
     from icdtune.codes.systems import get_system
-    from icdtune.codes.tables import load_table
+    from icdtune.codes.tables import KNOWN, load_table
     from icdtune.errors import IcdtuneError, shown
     from icdtune.files import read_text
 
@@ -112,7 +112,7 @@ def check(
     for raw in given:
         standing, code = table.standing(raw)
         known = code in table
-        nearest = [] if standing in ("exact", "prefix") else table.nearest(code)
+        nearest = [] if standing in KNOWN else table.nearest(code)
         title = table.title(code) if known else ""
         rows.append(
             {"given": raw, "code": code, "standing": standing, "title": title, "nearest": nearest}

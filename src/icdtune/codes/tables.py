@@ -22,6 +22,8 @@ from icdtune.errors import IcdtuneError, UnknownCodeError
 from icdtune.progress import waiting
 
 Standing = Literal["exact", "prefix", "unknown", "malformed"]
+KNOWN: tuple[Standing, ...] = ("exact", "prefix")
+"""Standings of codes that a table holds, or whose continuation it holds."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from icdtune.codes.tables import load_table
+from icdtune.codes.tables import KNOWN, load_table
 from icdtune.data.schema import Corpus, Note
 from icdtune.progress import track
 
@@ -116,7 +116,7 @@ def _unknown(corpus: Corpus, counts: Mapping[str, Counter[str]]) -> list[dict[st
     missing = {
         code: n
         for code, n in whole.items()
-        if not any(table.standing(code)[0] in ("exact", "prefix") for table in tables)
+        if not any(table.standing(code)[0] in KNOWN for table in tables)
     }
     ranked = sorted(missing.items(), key=lambda item: (-item[1], item[0]))
     return [{"code": code, "notes": n} for code, n in ranked]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from icdtune.codes.systems import FAMILIES, get_system
-from icdtune.codes.tables import load_table
+from icdtune.codes.tables import KNOWN, load_table
 from icdtune.data.schema import canonical_code
 from icdtune.data.spool import Piece
 from icdtune.data.writer import InvalidCodes
@@ -18,7 +18,6 @@ from icdtune.errors import IcdtuneError, shown
 
 CodeSystem = Literal["auto", "icd9", "icd10"]
 Announce = Callable[[str], None]
-KNOWN = ("exact", "prefix")
 _SEPARATORS = re.compile(r"[;,|\s]+")
 _WRAPPING = "[](){}'\""
 

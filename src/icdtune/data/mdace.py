@@ -66,17 +66,11 @@ def prepare(corpus: Path, annotations: Path, overwrite: bool = False) -> Counter
         )
     path = corpus / "evidence.parquet"
     refuse_existing(path, overwrite)
-    gold = {
-        note_id: frozenset(codes or ())
-        for split in opened.splits
-        for note_id, codes in zip(
-            *(
-                opened.columns(split, "note_id", "codes")[n].to_pylist()
-                for n in ("note_id", "codes")
-            ),
-            strict=True,
-        )
-    }
+    gold: dict[str, frozenset[str]] = {}
+    for split in opened.splits:
+        table = opened.columns(split, "note_id", "codes")
+        for note_id, codes in zip(*(column.to_pylist() for column in table.columns), strict=True):
+            gold[note_id] = frozenset(codes or ())
     counts: Counter[str] = Counter()
     rows: list[tuple[str, str, int, int, int]] = []
     files = sorted(annotations.rglob("*.json"))

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import http.client
 import os
 import random
-import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -73,7 +73,7 @@ def published(name: str, repository: str = REPOSITORY) -> Path:
         try:
             with urllib.request.urlopen(f"{repository}/{part}", timeout=60) as answer:
                 content = answer.read()
-        except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
+        except (http.client.HTTPException, OSError) as error:
             raise IcdtuneError(
                 f"the published split {name} could not be fetched ({type(error).__name__}). Download "
                 f"{Path(part).name} elsewhere and give it with --split published:FILE"
