@@ -205,6 +205,28 @@ def test_without_gold_to_find_the_threshold_on_nothing_is_trained(
     assert not (tmp_path / "work").exists()
 
 
+def test_gradient_checkpointing_changes_no_weight(
+    task: Task, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import modeling_utils
+
+    calls: list[int] = []
+    real = modeling_utils.checkpoint
+
+    def counted(*args: Any, **options: Any) -> Any:
+        calls.append(1)
+        return real(*args, **options)
+
+    monkeypatch.setattr(modeling_utils, "checkpoint", counted)
+    options = {"model": str(encoder), "shape": {"chunk": 32}, "epochs": 2}
+    plain = fitted("plm-icd", task, tmp_path / "plain", **options)
+    assert not calls
+    saving = fitted("plm-icd", task, tmp_path / "saving", gradient_checkpointing=True, **options)
+    assert calls
+    for one, other in zip(plain.model.parameters(), saving.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
 def test_an_encoder_that_was_not_fetched_says_how(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
