@@ -1,8 +1,8 @@
 """Settings tried for the classifiers' `laptop` and `codiesp` presets, on val with seed 1.
 
 python benchmarks/classifier_presets.py studies --out runs/presets.yaml
-python benchmarks/gpu/ladder.py runs/presets.yaml --out runs/presets --workers 8
-python benchmarks/classifier_presets.py gather runs/presets --out FILE
+python benchmarks/gpu/study.py runs/presets.yaml --out runs/presets --workers 8
+python benchmarks/classifier_presets.py gather runs/presets.yaml runs/presets --out FILE
 """
 
 from __future__ import annotations
@@ -13,7 +13,13 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from icdtune.files import read_json, write_json
+from icdtune.data.labels import Task, choose_labels
+from icdtune.data.predictions import read_predictions
+from icdtune.data.schema import Corpus
+from icdtune.evaluation.evaluate import evaluate
+from icdtune.files import write_json
+from icdtune.study.file import read_study
+from icdtune.study.stages import prepare_corpus
 
 app = typer.Typer()
 WORDS = {"cnn": 1e-3, "bigru": 2e-3, "caml": 5e-3, "multirescnn": 2e-3, "laat": 2e-3}
@@ -97,19 +103,26 @@ def studies(out: Annotated[Path, typer.Option()] = Path("runs/presets.yaml")) ->
 
 
 @app.command()
-def gather(runs: Path, out: Annotated[Path | None, typer.Option()] = None) -> None:
-    """Micro- and macro-F1 on val of everything that was tried."""
+def gather(file: Path, runs: Path, out: Annotated[Path | None, typer.Option()] = None) -> None:
+    """Micro- and macro-F1 on val of everything that was tried, as far as it has run."""
     found: list[dict[str, Any]] = []
-    for path in sorted(runs.glob("*/results.json")):
-        results = read_json(path)
-        for row in results["coders"]:
-            values = {
-                m: round(100 * row["metrics"]["metrics"][m]["value"], 2)
-                for m in ("micro_f1", "macro_f1")
-            }
-            found.append({"study": results["name"], "settings": row["name"]} | values)
-    for row in found:
-        print(*row.values())
+    corpora: dict[str, Corpus] = {}
+    for study in read_study(file):
+        name = study.name.rpartition(f"-{study.coders[0].coder}")[0]
+        if name not in corpora:
+            corpora[name] = prepare_corpus(study, runs / name, print)
+        labels = choose_labels(corpora[name], study.labels.name, study.labels.rule)
+        for row in study.coders:
+            folder = runs / study.name / "coders" / row.name / "seed-1" / "predictions"
+            if folder.is_dir():
+                predictions, _ = read_predictions(folder)
+                values = evaluate(Task(corpora[name], labels), "val", [predictions], resamples=0)
+                f1 = {
+                    m: round(100 * values["metrics"][m]["value"], 2)
+                    for m in ("micro_f1", "macro_f1")
+                }
+                found.append({"corpus": name, "coder": row.coder, "settings": row.name} | f1)
+                print(*found[-1].values())
     if out:
         write_json(out, found)
 

@@ -14,7 +14,7 @@ import pytest
 
 from icdtune.errors import IcdtuneError
 from icdtune.study.file import read_study
-from icdtune.study.runner import run_seed, run_study
+from icdtune.study.runner import run_part, run_study
 
 STUDY = """\
 name: small
@@ -78,10 +78,25 @@ def test_seeds_side_by_side_give_the_study_its_predictions(finished: Path, tmp_p
     assert metrics(tmp_path / "small") == metrics(finished)
 
 
-def test_a_seed_that_the_study_does_not_name_is_refused(tmp_path: Path) -> None:
+def test_rows_side_by_side_give_the_study_its_predictions(finished: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "small.yaml")
+    command = [sys.executable, "-m", "icdtune", "study", str(file), "--out", str(tmp_path)]
+    rows = ("words", "words", "dictionary")  # the second of two finds the row done
+    running = [subprocess.Popen([*command, "--coder", row]) for row in rows]
+    assert [process.wait() for process in running] == [0, 0, 0]
+    (study,) = read_study(file)
+    lines: list[str] = []
+    run_study(study, tmp_path / "small", lines.append)
+    assert {line.split()[0] for line in lines} == {"evaluate", "compare"}
+    assert predictions(tmp_path / "small") == predictions(finished)
+
+
+def test_a_part_that_the_study_does_not_name_is_refused(tmp_path: Path) -> None:
     (study,) = read_study(write(tmp_path / "s.yaml"))
     with pytest.raises(IcdtuneError, match="has no seed 7. Its seeds: 1, 2"):
-        run_seed(study, tmp_path / "out", 7)
+        run_part(study, tmp_path / "out", 7)
+    with pytest.raises(IcdtuneError, match='has no row "caml". Its rows: dictionary, words'):
+        run_part(study, tmp_path / "out", coder="caml")
 
 
 def test_a_second_run_repeats_nothing(finished: Path) -> None:

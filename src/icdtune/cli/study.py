@@ -41,13 +41,17 @@ def study(
         int | None,
         typer.Option(help="Only train and predict with this seed: seeds may run side by side."),
     ] = None,
+    coder: Annotated[
+        str | None,
+        typer.Option(help="Only train and predict this row, and those that it uses."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run what is missing of a study, go on after an interruption, and render its report."""
-    if seed is None:
+    if seed is None and coder is None:
         _run(file, out, as_json)
     else:
-        _run_seed(file, out, seed)
+        _run_part(file, out, seed, coder)
 
 
 def report(
@@ -69,14 +73,17 @@ def _announcer() -> Callable[[str], None]:
     return announce
 
 
-def _run_seed(file: Path, out: Path, seed: int) -> None:
+def _run_part(file: Path, out: Path, seed: int | None, coder: str | None) -> None:
     from icdtune.study.file import read_study
-    from icdtune.study.runner import run_seed
+    from icdtune.study.runner import run_part
 
+    part = " of ".join(
+        name for name in (coder, "all seeds" if seed is None else f"seed {seed}") if name
+    )
     for one in read_study(file):
-        run_seed(one, out / one.name, seed, _announcer())
+        run_part(one, out / one.name, seed, coder, _announcer())
         typer.echo(
-            f"{one.name}: seed {seed} is done. Without --seed, the same command gathers results"
+            f"{one.name}: {part} is done. Without --seed and --coder, the same command gathers results"
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -133,6 +134,10 @@ class Study(_Model):
 
     def order(self) -> list[CoderChoice]:
         """The rows in an order in which each comes after those that it uses."""
+        return self.needed([coder.name for coder in self.coders])
+
+    def needed(self, names: Sequence[str]) -> list[CoderChoice]:
+        """These rows and all that they use, each after those that it uses."""
         rows = {coder.name: coder for coder in self.coders}
         done: dict[str, CoderChoice] = {}
 
@@ -149,7 +154,7 @@ class Study(_Model):
                 visit(used, (*path, name))
             done.setdefault(name, rows[name])
 
-        for name in rows:
+        for name in names:
             visit(name, ())
         return list(done.values())
 

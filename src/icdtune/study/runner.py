@@ -96,19 +96,33 @@ def run_study(study: Study, folder: Path, announce: Announce = lambda line: None
     return results
 
 
-def run_seed(study: Study, folder: Path, seed: int, announce: Announce = lambda line: None) -> None:
-    """Train and predict what is missing of one seed, and gather no results.
+def run_part(
+    study: Study,
+    folder: Path,
+    seed: int | None = None,
+    coder: str | None = None,
+    announce: Announce = lambda line: None,
+) -> None:
+    """Train and predict what is missing of one seed, of one row, or of both, and gather no results.
 
-    Seeds may run side by side, each in a process of its own; `run_study` then finds them done. Raises
-    IcdtuneError for a seed that the study does not name.
+    Parts may run side by side, each in a process of its own: a row that several use is waited for.
+    `run_study` then finds them done. Raises IcdtuneError for a seed or row that the study does not name.
     """
-    if seed not in study.seeds:
+    if seed is not None and seed not in study.seeds:
         known = ", ".join(map(str, study.seeds))
         raise IcdtuneError(f'study "{study.name}" has no seed {seed}. Its seeds: {known}')
+    names = [choice.name for choice in study.coders]
+    if coder is not None and coder not in names:
+        raise IcdtuneError(
+            f'study "{study.name}" has no row "{coder}". Its rows: {", ".join(names)}'
+        )
+    wanted = study.needed([coder]) if coder else study.order()
     left_out, task = _begin(study, folder, announce)
-    for choice in study.order():
-        if choice.name not in left_out and seed in study.seeds_of(choice):
-            predictions_of(study, task, run_of(folder, choice, seed, study), announce)
+    for choice in wanted:
+        if choice.name not in left_out:
+            for one in study.seeds_of(choice):
+                if seed in (None, one):
+                    predictions_of(study, task, run_of(folder, choice, one, study), announce)
 
 
 def _begin(study: Study, folder: Path, announce: Announce) -> tuple[dict[str, str], Task]:

@@ -186,6 +186,11 @@ def _base_files(choice: CoderChoice) -> Any:
 
 def predictions_of(study: Study, task: Task, run: Run, announce: Announce) -> Predictions:
     """Train and predict unless done; the predictions as read back from their file."""
+    with FileLock(_lock(run.folder)):  # one of several processes does it
+        return _predictions_of(study, task, run, announce)
+
+
+def _predictions_of(study: Study, task: Task, run: Run, announce: Announce) -> Predictions:
     trained = _trained(study, task, run)
     mark = run.folder / "train.stage.json"
     if not (done(mark, trained) and run.coder.exists()):

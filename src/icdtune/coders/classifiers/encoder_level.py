@@ -24,8 +24,8 @@ class PLMICD(NeuralClassifier):
     Args:
         model: "minilm", a folder or a hub id of an encoder with a fast tokenizer.
         preset: "published", "laptop", or one of a corpus; see presets/classifiers.
-        epochs, learning_rate, warmup, weight_decay, batch, micro_batch, max_tokens: in place of
-            the preset's.
+        epochs, learning_rate, head_learning_rate, warmup, weight_decay, batch, micro_batch, max_tokens:
+            in place of the preset's.
         shape: fields of the network's configuration, in place of the preset's.
         attention_norm: "layer" keeps label attention finite whatever the encoder gives; "none" is as
             published.
@@ -42,6 +42,7 @@ class PLMICD(NeuralClassifier):
         preset: str = "published",
         epochs: Rate | None = None,
         learning_rate: Rate | None = None,
+        head_learning_rate: Rate | None = None,
         warmup: Annotated[int, Field(ge=0)] | None = None,
         weight_decay: Annotated[float, Field(ge=0)] | None = None,
         batch: Count | None = None,
@@ -55,6 +56,7 @@ class PLMICD(NeuralClassifier):
         given = {
             "epochs": epochs,
             "learning_rate": learning_rate,
+            "head_learning_rate": head_learning_rate,
             "warmup": warmup,
             "weight_decay": weight_decay,
             "batch": batch,

@@ -106,6 +106,7 @@ class NeuralClassifier:
                 "remove_unused_columns": False,
                 "logging_steps": max(1, steps // 200),
             },
+            settings.head_learning_rate,
         )
         run(trainer, work, "Train")
         self.model = trainer.accelerator.unwrap_model(trainer.model).eval()
@@ -214,9 +215,16 @@ def padded(rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
 
 
 def _trainer(
-    model: PreTrainedModel, rows: list[dict[str, list[int]]], labels: int, given: dict[str, Any]
+    model: PreTrainedModel,
+    rows: list[dict[str, list[int]]],
+    labels: int,
+    given: dict[str, Any],
+    head_rate: float | None,
 ) -> Any:
-    """A transformers Trainer whose batches hold notes of similar length."""
+    """A transformers Trainer whose batches hold notes of similar length.
+
+    `head_rate` is the label attention's learning rate, None as for everything else.
+    """
     import torch
     from transformers import Trainer, TrainingArguments
 
@@ -236,12 +244,29 @@ def _trainer(
                 lengths, size, lambda: self.args.seed + (int(self.state.epoch or 0) << 32)
             )
 
+        def create_optimizer(self, model: Any = None) -> Any:
+            new = self.optimizer is None
+            optimizer = super().create_optimizer(model)
+            if new and head_rate is not None:
+                _split_rate(optimizer, self.model, head_rate)
+            return optimizer
+
     return ClassifierTrainer(
         model=model,
         args=TrainingArguments(**given),
         train_dataset=rows,
         data_collator=collate,
     )
+
+
+def _split_rate(optimizer: torch.optim.Optimizer, model: PreTrainedModel, rate: float) -> None:
+    """Move the label attention's parameters into groups of their own with this learning rate."""
+    head = {id(p) for name, p in model.named_parameters() if name.startswith("attention.")}
+    for group in list(optimizer.param_groups):
+        own = [p for p in group["params"] if id(p) in head]
+        group["params"] = [p for p in group["params"] if id(p) not in head]
+        if own:
+            optimizer.add_param_group({**group, "params": own, "lr": rate})
 
 
 def _chunks(notes: Iterable[Note]) -> Iterator[list[Note]]:

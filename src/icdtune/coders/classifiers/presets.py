@@ -20,6 +20,8 @@ class Settings(BaseModel):
         source: where a preset's numbers come from.
         epochs: over the training notes.
         learning_rate: peak; linear warm-up, then linear to zero.
+        head_learning_rate: of the label attention, where an encoder that is trained already needs a
+            lower one than what begins at random; None is `learning_rate`.
         warmup: updates of the warm-up; at most a tenth of all.
         weight_decay: of AdamW.
         batch: notes an update.
@@ -37,6 +39,7 @@ class Settings(BaseModel):
     source: str = ""
     epochs: float = Field(20, gt=0)
     learning_rate: float = Field(1e-3, gt=0)
+    head_learning_rate: float | None = Field(None, gt=0)
     warmup: int = Field(2000, ge=0)
     weight_decay: float = Field(0.0, ge=0)
     batch: int = Field(8, ge=1)
