@@ -15,8 +15,9 @@ from icdtune.coders.classifiers import bow
 from icdtune.coders.classifiers.bow import BagOfWords
 from icdtune.coders.classifiers.dictionary import Dictionary
 from icdtune.coders.classifiers.scoring import RANKED, best_threshold, decide
+from icdtune.data.evidence import Span
 from icdtune.data.labels import LabelRule, Task, choose_labels
-from icdtune.data.schema import Corpus, Note, Span
+from icdtune.data.schema import Corpus, Note
 from icdtune.data.writer import CorpusWriter
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from icdtune.codes.tables import load_table
 from icdtune.data.codiesp import download, prepare
-from icdtune.data.schema import Corpus, Span
+from icdtune.data.evidence import Span
+from icdtune.data.schema import Corpus
 from icdtune.errors import IcdtuneError
 
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from icdtune.data.evidence import EVIDENCE_SCHEMA
 from icdtune.data.schema import (
-    EVIDENCE_SCHEMA,
     NOTE_SCHEMA,
     Corpus,
     Note,

@@ -5,7 +5,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from icdtune.data.schema import Corpus, Note, Span
+from icdtune.data.evidence import Span
+from icdtune.data.schema import Corpus, Note
 from icdtune.data.writer import CorpusWriter
 from icdtune.errors import IcdtuneError
 

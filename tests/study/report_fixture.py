@@ -11,9 +11,10 @@ from typing import Any
 from playwright.sync_api import Page
 
 from icdtune.codes.tables import load_table
+from icdtune.data.evidence import Span
 from icdtune.data.labels import LabelRule, Task, choose_labels
 from icdtune.data.predictions import Prediction, Predictions
-from icdtune.data.schema import Corpus, Note, Span
+from icdtune.data.schema import Corpus, Note
 from icdtune.data.writer import CorpusWriter
 from icdtune.evaluation.counts import average, count
 from icdtune.evaluation.evaluate import evaluate

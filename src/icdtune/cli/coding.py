@@ -10,7 +10,8 @@ import typer
 from icdtune.cli.output import difference, print_json, print_table, read_options, with_interval
 
 if TYPE_CHECKING:
-    from icdtune.data.predictions import PredictionInfo
+    from icdtune.data.labels import Task
+    from icdtune.data.predictions import PredictionInfo, Predictions
 
 Corpus_ = Annotated[Path, typer.Option("--corpus", help="Corpus folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -60,6 +61,7 @@ def train(
     Options of a coder: icdtune train CODER --options.
     """
     import icdtune.posttrain  # noqa: F401  (adds its stages to the coders)
+    from icdtune.coders import processes
     from icdtune.coders.base import options_text, train_coder
     from icdtune.data.labels import Task, load_labels
     from icdtune.data.schema import Corpus
@@ -80,7 +82,8 @@ def train(
     opened = Corpus(corpus)
     task = Task(opened, load_labels(opened, labels))
     train_coder(coder, task, out, seed, options, overwrite)
-    typer.echo(f"{out}: {coder}, {len(task.labels.codes):,} codes")
+    if processes.first():
+        typer.echo(f"{out}: {coder}, {len(task.labels.codes):,} codes")
 
 
 def predict(
@@ -92,6 +95,13 @@ def predict(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the predictions.")] = None,
     note_file: Annotated[Path | None, typer.Option(help="One note, as plain text.")] = None,
+    evidence: Annotated[
+        str | None,
+        typer.Option(
+            help="Also write evidence.parquet: attention, attingrad, integrated-gradients, lexical, or "
+            '"auto", the best that the coder can.'
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -104,12 +114,14 @@ def predict(
     if corpus is None or out is None:
         raise IcdtuneError("give --corpus and --out, or one note with --note-file")
     from icdtune.coders.base import load_coder, read_coder_info, run_coder
+    from icdtune.coders.explain import run_evidence, usable_method
     from icdtune.data.labels import Task, load_labels, read_labels
     from icdtune.data.schema import Corpus
     from icdtune.files import refuse_existing
 
     refuse_existing(out, overwrite, "predictions.parquet")
     loaded, trained = load_coder(coder), read_coder_info(coder)
+    method = usable_method(loaded, trained.coder, evidence) if evidence else None
     opened = Corpus(corpus)
     space = (
         load_labels(opened, labels)
@@ -118,6 +130,8 @@ def predict(
     )
     task = Task(opened, space)
     predictions, info = run_coder(loaded, trained.coder, task, split, trained.seed, out)
+    if method:
+        run_evidence(loaded, task, split, predictions, out / "evidence.parquet", method)
     if as_json:
         print_json(info.model_dump())
     else:
@@ -176,12 +190,48 @@ def evaluate(
     if against is not None:
         other = parts[-1]
         metrics["against"] = compare(other, counts, resamples, seed)
+    if resamples and (path := predictions[0] / "evidence.parquet").exists():
+        beside = against / "evidence.parquet" if against is not None else None
+        metrics |= _evidence(task, split, path, read[0][0], beside, read[-1][0], resamples, seed)
     if out is not None:
         write_json(out, metrics)
     if as_json:
         print_json(metrics)
     else:
         _print_metrics(metrics, against)
+
+
+def _evidence(
+    task: Task,
+    split: str,
+    path: Path,
+    predictions: Predictions,
+    against: Path | None,
+    others: Predictions,
+    resamples: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Scores of the evidence beside predictions, and of that beside others; none without gold."""
+    from icdtune.data.evidence import read_evidence
+    from icdtune.decoding.evidence import word_offsets
+    from icdtune.evaluation.evidence import compare_evidence, count_evidence, evidence_metrics
+
+    notes = {note.note_id: (note.subject_id, word_offsets(note.text)) for note in task.notes(split)}
+    marked = [span for span in task.corpus.evidence() if span.note_id in notes]
+    if not marked:
+        return {}
+    codes = {row.note_id: frozenset(row.codes) for row in predictions}
+    compared = against is not None and against.exists()
+    if compared:  # the codes that both predicted
+        for row in others:
+            codes[row.note_id] &= frozenset(row.codes)
+    counts = count_evidence(read_evidence(path), marked, notes, codes)
+    found: dict[str, Any] = {"evidence": evidence_metrics(counts, resamples, seed)}
+    found["evidence"]["pairs"] = int(counts.pairs.sum())
+    if compared and against is not None:
+        other = count_evidence(read_evidence(against), marked, notes, codes)
+        found["evidence_against"] = compare_evidence(other, counts, resamples, seed)
+    return found
 
 
 def _one_coder(paths: list[Path], infos: list[PredictionInfo | None]) -> None:
@@ -222,6 +272,15 @@ def _print_metrics(metrics: dict[str, Any], against: Path | None) -> None:
     ]
     columns = ["notes in train", "codes#", "mentions#", "micro-F1#", "macro-F1#"]
     print_table("F1 by training frequency", columns, bins)
+    if evidence := metrics.get("evidence"):
+        names = [name for name in evidence if name != "pairs"]
+        other = metrics.get("evidence_against", {})
+        shown = [
+            (name, with_interval(evidence[name]), difference(other[name]) if other else "")
+            for name in names
+        ]
+        title = f"Evidence of {evidence['pairs']:,} codes, predicted and marked"
+        print_table(title, ["metric", "% [95% interval]#", "minus the other#"], shown)
     if against is not None:
         tests = [
             (name, difference(test), f"{test['p']:.4f}")

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 import icdtune
-from icdtune.coders import CODERS
+from icdtune.coders import CODERS, processes
 from icdtune.data.labels import Task
 from icdtune.data.predictions import PredictionInfo, Predictions
 from icdtune.data.schema import Note, first_problem
@@ -149,7 +149,8 @@ def train_coder(
     """Train a coder and write its folder, which appears only when complete.
 
     The folder holds the coder's own files, `coder.json`, its label space and a model card. An
-    interrupted training goes on from the checkpoints beside the folder, if nothing was changed.
+    interrupted training goes on from the checkpoints beside the folder, if nothing was changed. Of
+    several processes (`accelerate launch`) the first writes.
     """
     coder = make_coder(name, options)
     settings = [name, options, seed, task.corpus.info.hash, task.labels.digest, versions()]
@@ -157,22 +158,23 @@ def train_coder(
     settings += [read_json(path) for path in used if path.is_file()]
     with work_folder(folder, [*settings, coder_source(name)]) as (work, clock):
         coder.fit(task, seed, work)
-        with atomic_directory(folder, overwrite, "coder.json") as temporary:
-            coder.save(temporary)
-            info = CoderInfo(
-                coder=name,
-                loader=getattr(coder, "loader", None),
-                options=dict(options),
-                corpus=task.corpus.info.name,
-                corpus_hash=task.corpus.info.hash,
-                label_space=task.labels.name,
-                seed=seed,
-                seconds=round(clock(), 3),
-                versions=versions(),
-            )
-            write_json(temporary / "coder.json", info.model_dump())
-            write_json(temporary / "labels.json", task.labels.model_dump())
-            (temporary / "README.md").write_text(_card(info, task, coder), encoding="utf-8")
+        if processes.first():
+            with atomic_directory(folder, overwrite, "coder.json") as temporary:
+                coder.save(temporary)
+                info = CoderInfo(
+                    coder=name,
+                    loader=getattr(coder, "loader", None),
+                    options=dict(options),
+                    corpus=task.corpus.info.name,
+                    corpus_hash=task.corpus.info.hash,
+                    label_space=task.labels.name,
+                    seed=seed,
+                    seconds=round(clock(), 3),
+                    versions=versions(),
+                )
+                write_json(temporary / "coder.json", info.model_dump())
+                write_json(temporary / "labels.json", task.labels.model_dump())
+                (temporary / "README.md").write_text(_card(info, task, coder), encoding="utf-8")
 
 
 @contextmanager
@@ -185,7 +187,8 @@ def work_folder(folder: Path, settings: Any) -> Iterator[tuple[Path, Callable[[]
     work = folder.parent / f".{folder.name}.training"
     text = json.dumps(settings, sort_keys=True, default=str)
     mark, digest = work / "settings.json", hashlib.sha256(text.encode()).hexdigest()
-    if not (mark.exists() and read_json(mark) == digest):
+    writes = processes.first()
+    if writes and not (mark.exists() and read_json(mark) == digest):
         shutil.rmtree(work, ignore_errors=True)
     path = work / "seconds.json"
     spent = read_json(path) if path.exists() else 0.0
@@ -195,15 +198,21 @@ def work_folder(folder: Path, settings: Any) -> Iterator[tuple[Path, Callable[[]
         return float(spent + time.perf_counter() - started)
 
     try:
-        write_json(mark, digest)
+        if writes:
+            write_json(mark, digest)
+        processes.wait()
         yield work, clock
     except BaseException:
+        if not writes:
+            raise
         if any(child.is_dir() for child in work.glob("*")):
             write_json(path, round(clock(), 3))
         else:
             shutil.rmtree(work, ignore_errors=True)
         raise
-    shutil.rmtree(work)
+    processes.wait()
+    if writes:
+        shutil.rmtree(work)
 
 
 class CoderInfo(BaseModel):

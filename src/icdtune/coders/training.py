@@ -17,6 +17,7 @@ import torch
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerState
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from icdtune.coders import processes
 from icdtune.decoding.hardware import kept_memory
 from icdtune.errors import IcdtuneError
 from icdtune.progress import bar
@@ -64,7 +65,10 @@ class Checkpoints(TrainerCallback):
     """Marks each checkpoint when it is whole, and stops at a loss that is not finite."""
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A checkpoint has been written."""
+        """A checkpoint has been written, by every process its part."""
+        processes.wait()
+        if not processes.first():
+            return
         (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE).touch()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -87,7 +91,9 @@ class Bar(TrainerCallback):
         self._progress: Callable[..., None] = lambda done, total=None: None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Show the bar."""
+        """Show the bar, of several processes the first."""
+        if not processes.first():
+            return
         self._progress = self._stack.enter_context(bar(self._label))
         self._progress(state.global_step, state.max_steps)
 
@@ -113,6 +119,7 @@ def run(
     trainer.add_callback(Checkpoints())
     trainer.add_callback(Bar(label))
     checkpoint = latest_checkpoint(work)
+    processes.wait()
     if checkpoint is not None:
         state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
         if state.global_step >= trainer.args.max_steps or finished(state.global_step):
@@ -125,12 +132,12 @@ def run(
 
 
 def latest_checkpoint(work: Path) -> str | None:
-    """The last whole checkpoint of a run; broken ones are removed."""
+    """The last whole checkpoint of a run; broken ones are removed by the process that writes."""
     found: list[tuple[int, Path]] = []
     for path in work.glob("checkpoint-*"):
         if (path / WHOLE).exists():
             found.append((int(path.name.rpartition("-")[2]), path))
-        else:
+        elif processes.first():
             shutil.rmtree(path)
     return str(max(found)[1]) if found else None
 

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import IO, Literal, get_args
 
 from icdtune.codes.systems import get_system
-from icdtune.data.schema import Note, Span, malformed
+from icdtune.data.evidence import Span
+from icdtune.data.schema import Note, malformed
 from icdtune.data.writer import CorpusWriter, InvalidCodes
 from icdtune.errors import IcdtuneError
 from icdtune.files import atomic_directory, read_text

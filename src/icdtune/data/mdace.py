@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ValidationError
 
+from icdtune.data.evidence import EVIDENCE_SCHEMA
 from icdtune.data.schema import (
-    EVIDENCE_SCHEMA,
     Corpus,
     Document,
     canonical_code,

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from icdtune.codes.systems import SYSTEMS, get_system
+from icdtune.data.evidence import Span, read_evidence
 from icdtune.data.parquet import check_schema, check_utf8, parquet_batches, read_parquet
 from icdtune.errors import IcdtuneError, shown
 from icdtune.files import read_json
@@ -29,15 +30,6 @@ NOTE_SCHEMA = pa.schema(
         pa.field("subject_id", pa.string(), nullable=False),
         pa.field("text", pa.string(), nullable=False),
         pa.field("codes", pa.list_(pa.string())),
-    ]
-)
-EVIDENCE_SCHEMA = pa.schema(
-    [
-        pa.field("note_id", pa.string(), nullable=False),
-        pa.field("code", pa.string(), nullable=False),
-        pa.field("start", pa.int32(), nullable=False),
-        pa.field("end", pa.int32(), nullable=False),
-        pa.field("group", pa.int32(), nullable=False),
     ]
 )
 DOCUMENT_SCHEMA = pa.schema(
@@ -59,17 +51,6 @@ class Note:
     subject_id: str
     text: str
     codes: tuple[str, ...] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Evidence: characters [start, end) of a note for a code; `group` ties discontinuous pieces."""
-
-    note_id: str
-    code: str
-    start: int
-    end: int
-    group: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,18 +178,7 @@ class Corpus:
         `check` compares spans with the notes.
         """
         path = self.path / "evidence.parquet"
-        if path.exists():
-            check_schema(path, EVIDENCE_SCHEMA)
-            for batch in parquet_batches(path):
-                columns = [batch[name].to_pylist() for name in EVIDENCE_SCHEMA.names]
-                for row in zip(*columns, strict=True):
-                    span = Span(*row)
-                    if not 0 <= span.start < span.end:
-                        raise IcdtuneError(
-                            f"{path}: evidence of note {span.note_id} at {span.start}-{span.end} is no "
-                            f"stretch of text. Correct the offsets"
-                        )
-                    yield span
+        return read_evidence(path) if path.exists() else iter(())
 
     def documents(self) -> Iterator[Document]:
         """Stream the borders of joined documents; none where the corpus has no documents.parquet."""

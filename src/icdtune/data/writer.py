@@ -16,18 +16,17 @@ import pyarrow.parquet as pq
 import icdtune
 from icdtune.codes.systems import get_system
 from icdtune.codes.tables import load_table
+from icdtune.data.evidence import EVIDENCE_SCHEMA, Span
 from icdtune.data.labels import LabelRule, LabelSpace, choose_labels, save_labels
 from icdtune.data.parquet import BATCH
 from icdtune.data.schema import (
     DOCUMENT_SCHEMA,
-    EVIDENCE_SCHEMA,
     NOTE_SCHEMA,
     Corpus,
     CorpusInfo,
     Document,
     Note,
     RowHash,
-    Span,
     SplitBalance,
     SplitInfo,
     canonical_code,

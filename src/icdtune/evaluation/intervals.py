@@ -66,7 +66,7 @@ def bootstrap(
             draws[name].append(function(totals))
     for name, values in draws.items():
         drawn = np.concatenate(values)
-        interval = _interval(drawn, result[name]["value"], level)
+        interval = percentiles(drawn, result[name]["value"], level)
         if name not in SIZES and max(drawn.max(), result[name]["value"]) <= 1:
             interval = {end: min(1.0, max(0.0, value)) for end, value in interval.items()}
         result[name].update(interval)
@@ -84,7 +84,7 @@ def _resampled(
         yield Totals(tp, predicted, gold, sums, base.in_space, base.valid, base.seen)
 
 
-def _interval(values: Floats, value: float, level: float) -> dict[str, float]:
+def percentiles(values: Floats, value: float, level: float) -> dict[str, float]:
     """Percentile interval of resampled values, centred on the value on the split."""
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2]) - values.mean() + value
     return {"low": float(low), "high": float(high)}
@@ -139,7 +139,7 @@ def compare(
             "first": value,
             "second": other,
             "difference": other - value,
-            **_interval(np.concatenate(draws[name]), other - value, level),
+            **percentiles(np.concatenate(draws[name]), other - value, level),
             "p": (1 + float(extreme.sum())) / (1 + resamples),
         }
     return result

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from trl import SFTTrainer
 
+from icdtune.coders import processes
 from icdtune.coders.training import ByLength
 from icdtune.decoding.generate import positions
 
@@ -55,6 +56,7 @@ class AnswerLossTrainer(SFTTrainer):
         """Rows of similar length together, in an order of each epoch that a resumed run finds again."""
         dataset = self.train_dataset if train_dataset is None else train_dataset
         size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        size *= processes.count()
         lengths = [len(ids) for ids in dataset["input_ids"]]
         return ByLength(lengths, size, lambda: self.args.seed + (int(self.state.epoch or 0) << 32))
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from icdtune.coders import processes
 from icdtune.coders.generative import Budget, GenerativeCoder, start_coder
 from icdtune.data.labels import Task
 from icdtune.data.schema import Note
@@ -95,11 +96,12 @@ class SFT(GenerativeCoder):
         common = arguments(
             work, seed, steps, max(20, steps // 5), half_precision(coder.model.device)
         )
-        micro = part(self._batch, self._micro)
+        own = processes.share(self._batch)
+        micro = part(own, self._micro)
         config = SFTConfig(
             **common,
             per_device_train_batch_size=micro,
-            gradient_accumulation_steps=self._batch // micro,
+            gradient_accumulation_steps=own // micro,
             learning_rate=rate,
             warmup_steps=max(1, steps // 10),
             dataset_kwargs={"skip_prepare_dataset": True},

@@ -94,15 +94,24 @@ class PLMICD(NeuralClassifier):
 
     def encode(self, note: Note) -> list[int]:
         """Ids of a note's first word pieces; IcdtuneError where it has none."""
-        ids: list[int] = self.tokenizer(
+        ids: list[int] = self._tokens(note)["input_ids"]
+        if not ids:
+            raise IcdtuneError(f"note {note.note_id} has no tokens. Remove it")
+        return ids
+
+    def offsets(self, note: Note) -> list[tuple[int, int]]:
+        """Where the word pieces of `encode` stand."""
+        found: list[tuple[int, int]] = self._tokens(note, offsets=True)["offset_mapping"]
+        return found
+
+    def _tokens(self, note: Note, offsets: bool = False) -> Any:
+        return self.tokenizer(
             note.text,
             add_special_tokens=False,
             truncation=True,
             max_length=self.settings.max_tokens,
-        )["input_ids"]
-        if not ids:
-            raise IcdtuneError(f"note {note.note_id} has no tokens. Remove it")
-        return ids
+            return_offsets_mapping=offsets,
+        )
 
     def save(self, folder: Path) -> None:
         """Write the network, classifier.json and the tokenizer."""

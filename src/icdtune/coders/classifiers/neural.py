@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from icdtune.coders import processes
 from icdtune.coders.classifiers.presets import Settings, load_preset
 from icdtune.coders.classifiers.scoring import Bools, Scores, best_threshold, decide
-from icdtune.coders.models import (
-    quiet_libraries,
-)
+from icdtune.coders.models import quiet_libraries
+from icdtune.data.evidence import Span
 from icdtune.data.labels import Task
 from icdtune.data.predictions import Prediction, Predictions
 from icdtune.data.schema import Note
@@ -87,7 +87,8 @@ class NeuralClassifier:
             self._begin_at_priors(rows)
         steps = max(1, round(settings.epochs * len(rows) / settings.batch))
         self.model.to(best_device())
-        micro = part(settings.batch, settings.micro_batch)
+        own = processes.share(settings.batch)
+        micro = part(own, settings.micro_batch)
         common = arguments(
             work, seed, steps, max(20, steps // 10), half_precision(self.model.device)
         )
@@ -102,7 +103,7 @@ class NeuralClassifier:
                 "weight_decay": settings.weight_decay,
                 "warmup_steps": min(settings.warmup, max(1, steps // 10)),
                 "per_device_train_batch_size": micro,
-                "gradient_accumulation_steps": settings.batch // micro,
+                "gradient_accumulation_steps": own // micro,
                 "remove_unused_columns": False,
                 "logging_steps": max(1, steps // 200),
             },
@@ -115,7 +116,8 @@ class NeuralClassifier:
             "notes": len(rows),
             "history": history(trainer.state.log_history, ("loss", "grad_norm", "learning_rate")),
         }
-        self.threshold, _ = best_threshold(self.scores(val), gold)
+        if processes.first():
+            self.threshold, _ = best_threshold(self.scores(val), gold)
 
     def _begin_at_priors(self, rows: Sequence[dict[str, list[int]]]) -> None:
         """Set each label's bias to its log-odds in training, one note added to either side."""
@@ -161,6 +163,40 @@ class NeuralClassifier:
                 done += len(batch)
                 progress(done, len(notes))
         return found
+
+    def offsets(self, note: Note) -> list[tuple[int, int]]:
+        """Characters [start, end) of each id of `encode`."""
+        raise NotImplementedError
+
+    def methods(self) -> tuple[str, ...]:
+        """Methods of `explain`, the default first."""
+        from icdtune.coders.classifiers.attributions import methods
+
+        return methods(self.model)
+
+    def explain(
+        self, answered: Iterable[tuple[Note, Sequence[str]]], method: str
+    ) -> Iterator[Span]:
+        """Spans of each note that its codes rest on; codes that the network does not know have none.
+
+        Args:
+            answered: notes with the codes to explain.
+            method: one of `methods`; see `attributions.relevance`.
+        """
+        from icdtune.coders.classifiers.attributions import relevance
+        from icdtune.decoding.evidence import spans_of
+
+        index = {code: i for i, code in enumerate(self.codes)}
+        for note, codes in answered:
+            kept = [code for code in codes if code in index]
+            if not kept:
+                continue
+            found = relevance(self.model, self.encode(note), [index[c] for c in kept], method)
+            offsets, group = self.offsets(note), 0
+            for code, weights in zip(kept, found, strict=True):
+                for start, end, score in spans_of(weights, offsets):
+                    yield Span(note.note_id, code, start, end, group, score, method)
+                    group += 1
 
     def predict(self, notes: Iterable[Note]) -> Predictions:
         """Codes at or over the threshold, and the best hundred as ranking."""
@@ -239,6 +275,7 @@ def _trainer(
     class ClassifierTrainer(Trainer):
         def _get_train_sampler(self, train_dataset: Any = None) -> ByLength:
             size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+            size *= processes.count()
             lengths = [len(row["input_ids"]) for row in rows]
             return ByLength(
                 lengths, size, lambda: self.args.seed + (int(self.state.epoch or 0) << 32)

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from icdtune.coders.classifiers.neural import Count, NeuralClassifier, Norm, Rate
 from icdtune.coders.classifiers.words import Vocabulary, word_vectors, words_of
+from icdtune.data.normalise import word_spans
 from icdtune.data.schema import Note
 from icdtune.errors import IcdtuneError
 from icdtune.files import read_json, write_json
@@ -103,6 +104,10 @@ class WordClassifier(NeuralClassifier):
     def encode(self, note: Note) -> list[int]:
         """Ids of a note's first words; IcdtuneError where it has none."""
         return self.vocabulary.encode(self._words(note))
+
+    def offsets(self, note: Note) -> list[tuple[int, int]]:
+        """Where the words of `encode` stand."""
+        return word_spans(note.text)[: self.settings.max_tokens]
 
     def save(self, folder: Path) -> None:
         """Write the network, classifier.json and the vocabulary."""

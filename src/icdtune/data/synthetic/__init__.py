@@ -18,7 +18,8 @@ from pydantic import Field
 from icdtune.codes.matching import TermMatcher
 from icdtune.codes.systems import ICD10CM, ICD10PCS
 from icdtune.codes.tables import load_table
-from icdtune.data.schema import Note, Span
+from icdtune.data.evidence import Span
+from icdtune.data.schema import Note
 from icdtune.data.synthetic.lexicon import Lexicon, default_directory, load_lexicon
 from icdtune.data.synthetic.patients import Admission, Hospital
 from icdtune.data.synthetic.render import PROFILES, render

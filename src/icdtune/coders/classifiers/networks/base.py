@@ -74,6 +74,19 @@ class WordNetwork(PreTrainedModel):
         """Logits (notes, labels) of word vectors (notes, tokens, width)."""
         raise NotImplementedError
 
+    def label_weights(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor
+    ) -> torch.Tensor:
+        """Attention (notes, labels asked for, states) of networks that have it; see `LabelAttention`."""
+        states, mask = self.states(self.embed(input_ids), attention_mask)
+        weights: torch.Tensor = self.attention.weights(states, mask, labels)
+        return weights
+
+    @property
+    def token_embedding(self) -> nn.Embedding:
+        """The layer that turns ids into vectors."""
+        return self.embed
+
     @property
     def label_bias(self) -> torch.Tensor:
         """The bias of each label's logit."""

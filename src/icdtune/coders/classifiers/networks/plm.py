@@ -72,6 +72,18 @@ class PLM(PreTrainedModel):
         """The bias of each label's logit; one for all in PLM-CA."""
         return self.attention.bias
 
+    @property
+    def token_embedding(self) -> nn.Embedding:
+        """The layer that turns ids into vectors."""
+        layer: nn.Embedding = self.encoder.get_input_embeddings()
+        return layer
+
+    def label_weights(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor
+    ) -> torch.Tensor:
+        """Attention (notes, labels asked for, tokens in whole chunks); see `LabelAttention`."""
+        return self.attention.weights(*self.states(input_ids, attention_mask), labels)
+
     def states(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,0 +1,64 @@
+"""Several processes that train one coder: the same training as one process at the same batch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from icdtune.coders.processes import share
+from icdtune.data.synthetic import prepare
+from icdtune.errors import IcdtuneError
+
+ONE = [sys.executable, "-m", "icdtune"]
+TWO = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu"]
+TWO += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--module", "icdtune"]
+OPTIONS = {
+    "caml": ["epochs=3", "batch=16", "micro_batch=4", "warmup=2", 'shape={"dropout": 0.0}'],
+    "sft": ["steps=6", "batch=8", "micro_batch=2", "answer_budget=40", "prompt_budget=200"],
+}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("shared") / "corpus"
+    prepare(path, train=64, val=16, test=4, concepts=40, seed=4)
+    return path
+
+
+@pytest.mark.parametrize("coder", OPTIONS)
+def test_two_processes_give_the_losses_and_weights_of_one(
+    coder: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for name, command in (("one", ONE), ("two", TWO)):
+        arguments = ["train", coder, "--corpus", str(corpus), "--out", str(tmp_path / name)]
+        for option in OPTIONS[coder]:
+            arguments += ["--option", option]
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout.count(f"{tmp_path / name}: {coder}") == 1
+    one, two = (history(tmp_path / name) for name in ("one", "two"))
+    assert len(one) >= 6
+    assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], abs=1e-4)
+    assert one[0]["loss"] != pytest.approx(one[-1]["loss"], abs=1e-2)
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    assert max(float((first[key] - second[key]).abs().max()) for key in first) < 1e-3
+    assert not list(tmp_path.glob(".*training"))
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads((folder / "training.json").read_text())["history"]
+    return rows
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert share(24) == 8
+    with pytest.raises(IcdtuneError, match="batch is 16, which 3 processes cannot share evenly"):
+        share(16)
