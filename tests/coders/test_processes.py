@@ -17,7 +17,16 @@ from icdtune.errors import IcdtuneError
 
 ONE = [sys.executable, "-m", "icdtune"]
 TWO = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu"]
-TWO += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--module", "icdtune"]
+TWO += [
+    "--num_processes",
+    "2",
+    "--num_machines",
+    "1",
+    "--mixed_precision",
+    "no",
+    "--module",
+    "icdtune",
+]
 OPTIONS = {
     "caml": ["epochs=3", "batch=16", "micro_batch=4", "warmup=2", 'shape={"dropout": 0.0}'],
     "sft": ["steps=6", "batch=8", "micro_batch=2", "answer_budget=40", "prompt_budget=200"],

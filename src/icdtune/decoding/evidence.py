@@ -46,12 +46,14 @@ class Cut:
 
     Attributes:
         share: a token counts from this share of the strongest token's relevance on.
+        lift: and from so many times the tokens' mean on, so that diffuse relevance gives no spans.
         gap: tokens between two that count which are taken along.
         most: spans a code.
     """
 
-    share: float = 0.3
-    gap: int = 1
+    share: float = 0.05
+    lift: float = 3.0
+    gap: int = 2
     most: int = 3
 
 
@@ -69,7 +71,9 @@ def spans_of(relevance: Floats, offsets: Offsets, cut: Cut = Cut()) -> list[tupl
     total = weights.sum()
     if total <= 0:
         return []
-    chosen = np.flatnonzero(weights >= cut.share * weights.max())
+    chosen = np.flatnonzero(weights >= max(cut.share * weights.max(), cut.lift * weights.mean()))
+    if not len(chosen):
+        return []
     borders = np.flatnonzero(np.diff(chosen) > cut.gap + 1) + 1
     found = []
     for part in np.split(chosen, borders):

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from icdtune.decoding.evidence import Cut, Floats
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from icdtune.decoding.evidence import Floats
-
+CUTS = {"attention": Cut(0.05), "attingrad": Cut(0.02), "integrated-gradients": Cut(0.3)}
+"""What becomes a span: chosen on val of the synthetic corpus (docs/classifiers.md)."""
 STEPS = 20
 """Points of the path that integrated gradients are taken at."""
 ROW_TOKENS = 8_192
@@ -75,6 +77,7 @@ def _gradients(model: Any, ids: list[int], labels: list[int], method: str) -> Fl
         return found
 
     layer = model.token_embedding
+    chunk = getattr(model.config, "chunk", len(ids))  # the layer sees each chunk as a row
     # cuDNN's recurrent layers have no gradient in evaluation mode.
     with torch.backends.cudnn.flags(enabled=False):
         if method == "attingrad":
@@ -88,7 +91,7 @@ def _gradients(model: Any, ids: list[int], labels: list[int], method: str) -> Fl
                 target=target,
                 additional_forward_args=(mask,),
                 n_steps=STEPS,
-                internal_batch_size=len(labels),
+                internal_batch_size=len(labels) * -(-len(ids) // chunk),  # a step at a time
             )
     vectors = found.reshape(len(labels), -1, found.shape[-1])[:, : len(ids)]
     norms: Floats = vectors.norm(dim=-1).detach().float().cpu().numpy()

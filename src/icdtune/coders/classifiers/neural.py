@@ -183,7 +183,7 @@ class NeuralClassifier:
             answered: notes with the codes to explain.
             method: one of `methods`; see `attributions.relevance`.
         """
-        from icdtune.coders.classifiers.attributions import relevance
+        from icdtune.coders.classifiers.attributions import CUTS, relevance
         from icdtune.decoding.evidence import spans_of
 
         index = {code: i for i, code in enumerate(self.codes)}
@@ -194,7 +194,7 @@ class NeuralClassifier:
             found = relevance(self.model, self.encode(note), [index[c] for c in kept], method)
             offsets, group = self.offsets(note), 0
             for code, weights in zip(kept, found, strict=True):
-                for start, end, score in spans_of(weights, offsets):
+                for start, end, score in spans_of(weights, offsets, CUTS[method]):
                     yield Span(note.note_id, code, start, end, group, score, method)
                     group += 1
 
