@@ -47,9 +47,13 @@ def variants(model: str, corpus: str) -> list[dict[str, Any]]:
     long = corpus != "synthetic"
     if model in ENCODERS:
         epochs = (10, 30) if long else (4, 10)
-        return [{"epochs": e, "learning_rate": r} for e in epochs for r in (1e-4, 3e-4)]
+        tried = [{"epochs": e, "learning_rate": r} for e in epochs for r in (1e-4, 3e-4)]
+        for rate, head in ((3e-4, 1e-3), (3e-4, 3e-3), (1e-4, 3e-3)):
+            options = {"epochs": epochs[1], "learning_rate": rate, "head_learning_rate": head}
+            tried.append(options)
+        return tried
     rate = WORDS[model]
-    epochs = (40, 120) if long else (12, 30)
+    epochs = (40, 120, 12) if long else (12, 30)
     tried = [{"epochs": e, "learning_rate": rate, "dropout": 0.2} for e in epochs]
     tried += [
         {"epochs": epochs[1], "learning_rate": rate, "dropout": 0.5},
