@@ -20,7 +20,7 @@ def shown(relevance: list[float], cut: Cut) -> list[str]:
 
 def test_neighbours_join_and_the_strongest_span_comes_first() -> None:
     relevance = [0, 0, 2, 4, 2, 0, 0, 9, 0, 0, 0.0]
-    cut = Cut(share=0.2, lift=1, gap=0)
+    cut = Cut(share=0.2, lift=1, reach=0, gap=0)
     assert shown(relevance, cut) == ["kidney", "acute kidney injury"]
     scores = [score for *_, score in spans_of(np.array(relevance), OFFSETS, cut)]
     assert scores == pytest.approx([9 / 17, 8 / 17])
@@ -31,6 +31,14 @@ def test_a_gap_is_taken_along_up_to_its_length() -> None:
     assert shown(relevance, Cut(0.5, 1, gap=1)) == ["acute kidney injury", "recovered"]
     assert shown(relevance, Cut(0.5, 1, gap=0)) == ["acute", "injury", "recovered"]
     assert shown(relevance, Cut(0.5, 1, gap=0, most=2)) == ["acute", "injury"]
+
+
+def test_neighbours_within_reach_are_taken_along() -> None:
+    relevance = [0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 4.0]
+    assert shown(relevance, Cut(0.5, 1, reach=1, gap=0)) == [
+        "acute kidney injury",
+        "later recovered",
+    ]
 
 
 def test_diffuse_or_no_relevance_gives_no_span() -> None:

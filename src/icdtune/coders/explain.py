@@ -48,7 +48,7 @@ def run_evidence(
     """Write the evidence of every predicted code; gives the number of spans."""
     answered = _answered(task, split, predictions)
     if method == LEXICAL:
-        return write_evidence(path, lexical_evidence(answered, _terms(task)))
+        return write_evidence(path, lexical_evidence(answered, title_terms(task)))
     assert isinstance(coder, Explainer)
     return write_evidence(path, coder.explain(answered, method))
 
@@ -79,7 +79,7 @@ def _answered(
         yield note, row.codes
 
 
-def _terms(task: Task) -> dict[str, list[str]]:
+def title_terms(task: Task) -> dict[str, list[str]]:
     """Titles and inclusion terms of the label space's codes."""
     tables: list[Any] = [load_table(name) for name in task.corpus.info.code_systems.values()]
     return {

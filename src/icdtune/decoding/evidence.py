@@ -47,12 +47,15 @@ class Cut:
     Attributes:
         share: a token counts from this share of the strongest token's relevance on.
         lift: and from so many times the tokens' mean on, so that diffuse relevance gives no spans.
-        gap: tokens between two that count which are taken along.
+        reach: tokens on either side of one that counts which are taken along: states of a network
+            know their neighbours, and the strongest one stands for a phrase.
+        gap: tokens between two taken ones which are taken along.
         most: spans a code.
     """
 
-    share: float = 0.05
+    share: float = 0.1
     lift: float = 3.0
+    reach: int = 0
     gap: int = 2
     most: int = 3
 
@@ -74,6 +77,8 @@ def spans_of(relevance: Floats, offsets: Offsets, cut: Cut = Cut()) -> list[tupl
     chosen = np.flatnonzero(weights >= max(cut.share * weights.max(), cut.lift * weights.mean()))
     if not len(chosen):
         return []
+    near = (chosen[:, None] + np.arange(-cut.reach, cut.reach + 1)).ravel()
+    chosen = np.unique(near.clip(0, len(weights) - 1))
     borders = np.flatnonzero(np.diff(chosen) > cut.gap + 1) + 1
     found = []
     for part in np.split(chosen, borders):

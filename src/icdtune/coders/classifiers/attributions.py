@@ -12,7 +12,11 @@ from icdtune.decoding.evidence import Cut, Floats
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-CUTS = {"attention": Cut(0.05), "attingrad": Cut(0.02), "integrated-gradients": Cut(0.3)}
+CUTS = {
+    "attention": Cut(0.1, lift=5, reach=1),
+    "attingrad": Cut(0.03, reach=1),
+    "integrated-gradients": Cut(0.3),
+}
 """What becomes a span: chosen on val of the synthetic corpus (docs/classifiers.md)."""
 STEPS = 20
 """Points of the path that integrated gradients are taken at."""
