@@ -269,7 +269,11 @@ def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
 def run_coder(
     coder: Coder, name: str, task: Task, split: str, seed: int, folder: Path
 ) -> tuple[Predictions, PredictionInfo]:
-    """Predict a split and write predictions.parquet and predictions.json into `folder`."""
+    """Predict a split and write predictions.parquet and predictions.json into `folder`.
+
+    Raises IcdtuneError where the label space has codes that a classifier was not trained on.
+    """
+    _check_known(coder, name, task)
     started = time.perf_counter()
     size = task.corpus.info.splits[split].notes if split in task.corpus.splits else None
     notes = task.notes(split, gold=False)
@@ -291,6 +295,19 @@ def run_coder(
     )
     predictions.write(folder, info)
     return predictions, info
+
+
+def _check_known(coder: Coder, name: str, task: Task) -> None:
+    """A classifier can never predict a code that its own label space lacks."""
+    own: list[str] | None = getattr(coder, "codes", None)
+    if own is None:
+        return
+    known = set(own)
+    if missing := [code for code in task.labels.codes if code not in known]:
+        raise IcdtuneError(
+            f'label space "{task.labels.name}" has {len(missing):,} codes that {name} was not trained '
+            f"on (first: {missing[0]}). Predict with the coder's own label space, or train it with this one"
+        )
 
 
 def versions() -> dict[str, str]:

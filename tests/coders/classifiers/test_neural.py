@@ -147,6 +147,17 @@ def test_bad_input_is_named(task: Task, encoder: Path, tmp_path: Path) -> None:
         fitted("plm-icd", task, tmp_path / "c", model=str(slow), epochs=1)
 
 
+def test_a_label_space_with_codes_that_the_coder_lacks_is_refused(
+    task: Task, tmp_path: Path
+) -> None:
+    coder = fitted("caml", task, tmp_path / "a", shape=SHAPES["caml"], epochs=1)
+    codes = [*task.labels.codes, "A00.0", "A00.1"]
+    more = task.labels.model_copy(update={"name": "more", "codes": codes})
+    with pytest.raises(IcdtuneError, match='"more" has 2 codes that caml was not trained on'):
+        run_coder(coder, "caml", replace(task, labels=more), "test", 1, tmp_path / "p")
+    assert not (tmp_path / "p").exists()
+
+
 def test_without_gold_to_find_the_threshold_on_nothing_is_trained(
     task: Task, tmp_path: Path
 ) -> None:

@@ -89,7 +89,7 @@ class PLMICD(NeuralClassifier):
         )
         self.model = PLM(config, encoder)
         if self._checkpointing:
-            encoder.gradient_checkpointing_enable({"use_reentrant": False})
+            encoder.activation_checkpointing_enable({"use_reentrant": False})
         return [self.encode(note) for note in track(notes, "Encode", len(notes))]
 
     def encode(self, note: Note) -> list[int]:
