@@ -306,7 +306,8 @@ def _check_known(coder: Coder, name: str, task: Task) -> None:
     if missing := [code for code in task.labels.codes if code not in known]:
         raise IcdtuneError(
             f'label space "{task.labels.name}" has {len(missing):,} codes that {name} was not trained '
-            f"on (first: {missing[0]}). Predict with the coder's own label space, or train it with this one"
+            f"on (first: {missing[0]}). Predict with the coder's own label space, or train it with "
+            f"this one"
         )
 
 

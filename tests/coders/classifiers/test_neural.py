@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import BertConfig, BertModel
 
 from icdtune.coders.base import load_coder, make_coder, run_coder, train_coder
 from icdtune.coders.classifiers.neural import NeuralClassifier
@@ -143,6 +144,8 @@ def test_bad_input_is_named(task: Task, encoder: Path, tmp_path: Path) -> None:
     (slow / "tokenizer_config.json").write_text(
         json.dumps(config | {"tokenizer_class": "ByT5Tokenizer"})
     )
+    with pytest.raises(IcdtuneError, match="reads 64 tokens at a time, chunk is 128"):
+        fitted("plm-icd", task, tmp_path / "d", model=str(encoder), epochs=1)
     with pytest.raises(IcdtuneError, match="has no fast tokenizer"):
         fitted("plm-icd", task, tmp_path / "c", model=str(slow), epochs=1)
 
@@ -168,6 +171,22 @@ def test_without_gold_to_find_the_threshold_on_nothing_is_trained(
     with pytest.raises(IcdtuneError, match='split "val": no note has a code'):
         fitted("caml", unseen, tmp_path / "work", shape=SHAPES["caml"], epochs=1)
     assert not (tmp_path / "work").exists()
+
+
+def test_an_encoder_may_be_used_with_fewer_layers(
+    task: Task, encoder: Path, tmp_path: Path
+) -> None:
+    config = BertConfig.from_pretrained(encoder)
+    config.num_hidden_layers = 3
+    BertModel(config).save_pretrained(tmp_path / "deep")
+    for file in encoder.glob("token*"):
+        shutil.copy(file, tmp_path / "deep")
+    options = FAST | {"model": str(tmp_path / "deep"), "layers": 2, "epochs": 1}
+    options |= {"shape": {"chunk": 32}}
+    train_coder("plm-icd", task, tmp_path / "coder", 1, options)
+    coder = load_coder(tmp_path / "coder")
+    assert len(coder.model.encoder.encoder.layer) == 2  # type: ignore[attr-defined]
+    assert len(coder.predict(list(task.notes("test")))) == 20  # type: ignore[arg-type]
 
 
 def test_gradient_checkpointing_changes_no_weight(

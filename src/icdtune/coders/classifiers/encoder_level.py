@@ -23,6 +23,7 @@ class PLMICD(NeuralClassifier):
 
     Args:
         model: "minilm", a folder or a hub id of an encoder with a fast tokenizer.
+        layers: use the encoder's first so many layers; None is all.
         preset: "published", "laptop", or one of a corpus; see presets/classifiers.
         epochs, learning_rate, head_learning_rate, warmup, weight_decay, batch, micro_batch, max_tokens:
             in place of the preset's.
@@ -39,6 +40,7 @@ class PLMICD(NeuralClassifier):
     def __init__(
         self,
         model: str = "minilm",
+        layers: Count | None = None,
         preset: str = "published",
         epochs: Rate | None = None,
         learning_rate: Rate | None = None,
@@ -65,7 +67,7 @@ class PLMICD(NeuralClassifier):
             "shape": shape,
         }
         super().__init__(preset, given, attention_norm, label_block_size)
-        self._model, self._checkpointing = model, gradient_checkpointing
+        self._model, self._layers, self._checkpointing = model, layers, gradient_checkpointing
         self.tokenizer: PreTrainedTokenizerBase
 
     def build(self, notes: Sequence[Note], seed: int) -> list[list[int]]:
@@ -79,7 +81,8 @@ class PLMICD(NeuralClassifier):
             raise IcdtuneError(
                 f'model "{self._model}" has no fast tokenizer. Choose an encoder that has one'
             )
-        encoder = AutoModel.from_pretrained(model_path(self._model), dtype="float32")
+        fewer = {} if self._layers is None else {"num_hidden_layers": self._layers}
+        encoder = AutoModel.from_pretrained(model_path(self._model), dtype="float32", **fewer)
         config = PLMConfig(
             encoder=encoder.config.to_dict(),
             labels=len(self.codes),
@@ -87,6 +90,12 @@ class PLMICD(NeuralClassifier):
             **self.settings.shape,
             **self._attention,
         )
+        most = getattr(encoder.config, "max_position_embeddings", config.chunk)
+        if config.chunk > most:
+            raise IcdtuneError(
+                f'model "{self._model}" reads {most} tokens at a time, chunk is {config.chunk}. '
+                f"Lower it in shape"
+            )
         self.model = PLM(config, encoder)
         if self._checkpointing:
             encoder.activation_checkpointing_enable({"use_reentrant": False})
