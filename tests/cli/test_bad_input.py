@@ -817,6 +817,14 @@ def test_a_text_file_that_is_not_utf8_is_named(arguments, refused):
     assert re.search(r"latin\.txt.*UTF-8", refused(*arguments))
 
 
+def test_evidence_that_cannot_be_written_is_refused(refused):
+    Path("note.txt").write_text("Pneumonia.")
+    found = refused(*NOTE, "note.txt", "--evidence", "auto")
+    assert "--evidence writes a file. Give --corpus and --out" in found
+    found = refused(*PREDICT, "--evidence", "attention")
+    assert 'dictionary has no evidence "attention". It has: lexical' in found
+
+
 @pytest.mark.parametrize("content", ["", " \n\n"])
 def test_an_empty_note_file_is_named(content, refused):
     Path("empty.txt").write_text(content)

@@ -330,6 +330,23 @@ def test_evaluate_against_other_predictions_pairs_them(corpus, predictions):
     assert "(paired)" in done("evaluate", *arguments, "--resamples", 20).out
 
 
+def test_evidence_is_scored_compared_and_goes_with_its_predictions(corpus, coders, tmp_path):
+    for name in ("dictionary", "bow"):
+        given = ("--coder", coders[name], "--corpus", corpus, "--out", tmp_path / name)
+        done("predict", *given, "--evidence", "auto")
+        assert (tmp_path / name / "evidence.parquet").exists()
+    found = done("evaluate", tmp_path / "bow", "--corpus", corpus, "--json").json
+    assert found["evidence"]["pairs"] > 0
+    assert found["evidence"]["token_precision"]["value"] > 0.3
+    against = ("--against", tmp_path / "dictionary")
+    printed = done("evaluate", tmp_path / "bow", "--corpus", corpus, *against).out
+    assert "Evidence of" in printed
+    paired = done("evaluate", tmp_path / "bow", "--corpus", corpus, *against, "--json").json
+    assert paired["evidence_against"]["token_f1"]["difference"] == 0  # the same words for both
+    done("predict", *given, "--overwrite")
+    assert not (tmp_path / "bow" / "evidence.parquet").exists()
+
+
 def test_several_predictions_are_seeds_of_one_coder(corpus, predictions, tmp_path):
     other = shutil.copytree(predictions["bow"], tmp_path / "other-seed")
     about = json.loads((other / "predictions.json").read_text())

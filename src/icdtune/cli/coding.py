@@ -109,6 +109,8 @@ def predict(
     from icdtune.errors import IcdtuneError
 
     if note_file is not None:
+        if evidence:
+            raise IcdtuneError("--evidence writes a file. Give --corpus and --out")
         _predict_note(coder, note_file, as_json)
         return
     if corpus is None or out is None:
@@ -129,6 +131,7 @@ def predict(
         else read_labels(coder / "labels.json", opened.info.code_systems)
     )
     task = Task(opened, space)
+    (out / "evidence.parquet").unlink(missing_ok=True)  # of predictions that are replaced
     predictions, info = run_coder(loaded, trained.coder, task, split, trained.seed, out)
     if method:
         run_evidence(loaded, task, split, predictions, out / "evidence.parquet", method)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from icdtune.coders import processes
 from icdtune.coders.generative import GenerativeCoder
 from icdtune.codes.tables import load_table
 from icdtune.data.labels import Task, read_labels
@@ -103,6 +104,11 @@ class Reinforced(GenerativeCoder):
         from icdtune.decoding.hardware import half_precision, use_cores
         from icdtune.posttrain.rollouts import CodeSetTrainer, grpo_config, stop_when
 
+        if processes.count() > 1:
+            raise IcdtuneError(
+                f"{processes.count()} processes: GRPO and PHI train in one. Run the command without "
+                f"accelerate launch, or with --num_processes 1"
+            )
         use_cores()
         torch.manual_seed(seed)
         started = time.perf_counter()

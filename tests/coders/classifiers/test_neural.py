@@ -189,6 +189,19 @@ def test_an_encoder_may_be_used_with_fewer_layers(
     assert len(coder.predict(list(task.notes("test")))) == 20  # type: ignore[arg-type]
 
 
+def test_the_label_attention_may_have_a_learning_rate_of_its_own(
+    task: Task, encoder: Path, tmp_path: Path
+) -> None:
+    options = FAST | {"model": str(encoder), "shape": {"chunk": 32}, "epochs": 12}
+    options |= {"learning_rate": 1e-12, "head_learning_rate": 5e-3, "weight_decay": 0.0}
+    coder = fitted("plm-icd", task, tmp_path, **options)
+    before = BertModel.from_pretrained(encoder).state_dict()
+    after = coder.model.encoder.state_dict()  # type: ignore[attr-defined, operator, union-attr]
+    assert all(torch.allclose(before[name].cpu(), after[name].cpu(), atol=1e-6) for name in before)
+    losses = [row["loss"] for row in coder.training["history"]]
+    assert losses[-1] < 0.8 * losses[0]
+
+
 def test_gradient_checkpointing_changes_no_weight(
     task: Task, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
