@@ -131,7 +131,8 @@ def predict(
         else read_labels(coder / "labels.json", opened.info.code_systems)
     )
     task = Task(opened, space)
-    (out / "evidence.parquet").unlink(missing_ok=True)  # of predictions that are replaced
+    if (replaced := out / "evidence.parquet").exists():
+        replaced.unlink()
     predictions, info = run_coder(loaded, trained.coder, task, split, trained.seed, out)
     if method:
         run_evidence(loaded, task, split, predictions, out / "evidence.parquet", method)
