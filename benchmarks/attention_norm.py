@@ -58,8 +58,9 @@ def losses(coder: str, task: Task, folder: Path, options: dict[str, Any]) -> dic
     try:
         train_coder(coder, task, folder, 1, options, overwrite=True)
     except IcdtuneError as error:
-        found = re.match(r"step (\d+)", str(error))
-        return {"stopped_at": int(found[1]) if found else None}
+        if not (found := re.match(r"step (\d+)", str(error))):
+            raise
+        return {"stopped_at": int(found[1])}
     values = [row["loss"] for row in read_json(folder / "training.json")["history"]]
     parts = np.array_split(np.array(values), 10)
     curve = [round(float(part.mean()), 4) for part in parts]

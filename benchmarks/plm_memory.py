@@ -1,6 +1,6 @@
 """Memory of a PLM-ICD update: a formula, checked against what updates here take.
 
-python benchmarks/plm_memory.py --out benchmarks/results/plm_memory.json
+python benchmarks/plm_memory.py check --out benchmarks/results/plm_memory.json
 
 Each size runs in a process of its own, on the CPU; what is measured is what an update adds to the
 memory of a process that has run a small one. Weights are random, shapes are the encoders' own.

@@ -99,7 +99,7 @@ def predict(
         str | None,
         typer.Option(
             help="Also write evidence.parquet: attention, attingrad, integrated-gradients, lexical, or "
-            '"auto", the best that the coder can.'
+            '"auto", the first of these that the coder can.'
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,

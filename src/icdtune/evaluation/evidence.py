@@ -70,14 +70,18 @@ def evidence_metrics(
     """Each of METRICS with its interval by subject.
 
     Token precision, recall and F1 are over all pairs' tokens; "iou" is the mean over the pairs of
-    intersection over union (as in DeYoung et al. 2020, without a threshold).
+    intersection over union (as in DeYoung et al. 2020, without a threshold). Intervals are cut at 0
+    and 1.
     """
     values = {name: float(v[0]) for name, v in _values(counts, _once(counts)).items()}
     drawn = _drawn(counts, resamples, seed)
-    return {
-        name: {"value": value, **percentiles(drawn[name], value, level)}
-        for name, value in values.items()
-    }
+    found = {}
+    for name, value in values.items():
+        limits = percentiles(drawn[name], value, level)
+        found[name] = {"value": value} | {
+            end: min(1.0, max(0.0, limit)) for end, limit in limits.items()
+        }
+    return found
 
 
 def compare_evidence(

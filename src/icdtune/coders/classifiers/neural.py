@@ -69,6 +69,7 @@ class NeuralClassifier:
         from icdtune.coders.training import arguments, history, part, run
         from icdtune.decoding.hardware import best_device, half_precision, use_cores
 
+        own = processes.share(self.settings.batch)
         use_cores()
         quiet_libraries()
         torch.manual_seed(seed)
@@ -87,7 +88,6 @@ class NeuralClassifier:
             self._begin_at_priors(rows)
         steps = max(1, round(settings.epochs * len(rows) / settings.batch))
         self.model.to(best_device())
-        own = processes.share(settings.batch)
         micro = part(own, settings.micro_batch)
         common = arguments(
             work, seed, steps, max(20, steps // 10), half_precision(self.model.device)
