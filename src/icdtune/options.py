@@ -10,6 +10,22 @@ from typing import Any
 from icdtune.errors import IcdtuneError
 
 
+def parameters(target: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
+    """Name -> (type hint, default) of what a class or function takes.
+
+    A class that names a dataclass as `shared` takes that one's fields as well, as `**` arguments.
+    """
+    function = target.__init__ if inspect.isclass(target) else target
+    hints = typing.get_type_hints(function, include_extras=True)
+    found = {
+        name: (hints.get(name, Any), parameter.default)
+        for name, parameter in inspect.signature(target).parameters.items()
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    }
+    shared = getattr(target, "shared", None)
+    return found | (parameters(shared) if shared else {})
+
+
 def check_options(
     target: Callable[..., Any], options: Mapping[str, Any], where: str, hidden: Sequence[str] = ()
 ) -> dict[str, Any]:
@@ -27,20 +43,14 @@ def check_options(
     """
     from pydantic import ConfigDict, ValidationError, create_model
 
-    function = target.__init__ if inspect.isclass(target) else target
-    hints = typing.get_type_hints(function, include_extras=True)
-    parameters = {
-        name: parameter
-        for name, parameter in inspect.signature(target).parameters.items()
-        if name not in hidden
-    }
+    found = {name: rule for name, rule in parameters(target).items() if name not in hidden}
     for option in options:
-        if option not in parameters:
-            known = ", ".join(parameters) or "none"
+        if option not in found:
+            known = ", ".join(found) or "none"
             raise IcdtuneError(f'{where} has no option "{option}". It has: {known}')
     fields: dict[str, Any] = {
-        name: (hints.get(name, Any), ... if p.default is inspect.Parameter.empty else p.default)
-        for name, p in parameters.items()
+        name: (hint, ... if default is inspect.Parameter.empty else default)
+        for name, (hint, default) in found.items()
     }
     model = create_model("Options", __config__=ConfigDict(extra="forbid"), **fields)
     try:

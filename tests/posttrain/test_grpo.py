@@ -18,9 +18,9 @@ from icdtune.data.labels import LabelRule, Task, choose_labels
 from icdtune.errors import IcdtuneError
 from icdtune.files import read_json, write_json
 from icdtune.posttrain.curriculum import Visit
-from icdtune.posttrain.grpo import GRPO, titles
-from icdtune.posttrain.reward import sample_f1
-from icdtune.posttrain.rollouts import CodeSetTrainer, Plan, grpo_config
+from icdtune.posttrain.grpo import GRPO, Update, titles
+from icdtune.posttrain.reward import Reward
+from icdtune.posttrain.rollouts import CodeSetTrainer, Objective, Plan, grpo_config
 from icdtune.prompts.answer import parse_answer
 from icdtune.prompts.hints import render_hint
 
@@ -62,13 +62,16 @@ def trainer(
     work: Path,
     micro: int = 2,
     rate: float = 1e-3,
+    settings: dict[str, Any] | None = None,
     **options: Any,
 ) -> Recorded:
     coder = GenerativeCoder.load(tuned)
     torch.manual_seed(1)
     common = arguments(work, 1, 2, 100, bf16=False)
-    config = grpo_config(common, VISITS, GROUP, micro, rate, 0.0)
-    return Recorded(coder, plan, titles(task), config, VISITS, **options)
+    update = Update(visits=VISITS, group=GROUP, micro_groups=micro, **(settings or {}))
+    config = grpo_config(common, update, rate)
+    objective = Objective(Reward(beta=update.beta), update.credit, update.credit_weight)
+    return Recorded(coder, plan, titles(task), config, VISITS, objective, **options)
 
 
 def hinted_plan(task: Task) -> Callable[[int], Sequence[Visit]]:
@@ -123,7 +126,7 @@ def test_the_reward_is_the_f1_with_the_full_gold_whatever_was_hinted(
         assert texts == completions
         assert gold == [list(visit.note.codes or ()) for visit in visits]
         expected = [
-            sample_f1(set(parse_answer(text, systems).codes), set(codes))
+            Reward().score(set(parse_answer(text, systems).codes), set(codes))
             for text, codes in zip(texts, gold, strict=True)
         ]
         assert rewards == expected
@@ -199,6 +202,82 @@ def test_a_step_makes_better_answers_likelier_and_worse_ones_less_so(
         later, *_ = made._get_per_token_logps_and_entropies(made.model, ids, mask, width)
     change = ((later - before) * part["completion_mask"]).sum(1)
     assert float((change * part["advantages"]).sum()) > 1e-3
+
+
+CREDITS = [
+    {"credit_weight": 1.0},
+    {"credit_weight": 0.5},
+    {"credit_weight": 0.5, "credit": "to-go", "beta": 2.0},
+]
+
+
+@pytest.mark.parametrize("settings", CREDITS)
+def test_credit_stands_on_the_tokens_that_were_sampled(
+    tuned: Path, small_task: Task, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    plan = hinted_plan(small_task)
+    made = trainer(tuned, small_task, plan, tmp_path, rate=1e-5, settings=settings)
+    run(made, tmp_path, "Test")
+    largest: list[float] = []
+    for first in range(0, len(made.parts), 2):
+        parts = made.parts[first : first + 2]
+        advantages = torch.cat([part["advantages"] for part in parts])
+        answered = torch.cat([part["completion_mask"] for part in parts]).bool()
+        assert advantages.shape == answered.shape == (VISITS * GROUP, answered.shape[1])
+        largest.append(float(advantages[answered].abs().max()))
+        share = 1 - settings["credit_weight"]
+        rest = advantages[~answered]
+        assert share or not rest.any()
+    assert max(largest) > 0.1  # a step may have nothing to tell its answers apart
+    curve = [row for row in made.state.log_history if "loss" in row]
+    assert all(row["credit_rms"] > 0 for row in curve)
+    assert all(0 <= row["frac_advantage_zero"] <= 1 for row in curve)
+
+
+def test_code_credit_alone_moves_good_codes_up_and_bad_ones_down(
+    tuned: Path, small_task: Task, tmp_path: Path
+) -> None:
+    settings = {"credit_weight": 1.0}
+    made = trainer(tuned, small_task, hinted_plan(small_task), tmp_path, VISITS, 1e-5, settings)
+    run(made, tmp_path, "Test")
+    part = made.parts[1]
+    ids = torch.cat([part["prompt_ids"], part["completion_ids"]], 1)
+    mask = torch.cat([part["prompt_mask"], part["completion_mask"]], 1)
+    width = part["completion_ids"].shape[1]
+    fresh = GenerativeCoder.load(tuned)
+    with torch.no_grad():
+        before, *_ = made._get_per_token_logps_and_entropies(fresh.model, ids, mask, width)
+        later, *_ = made._get_per_token_logps_and_entropies(made.model, ids, mask, width)
+    change = (later - before) * part["completion_mask"]
+    assert float((change * part["advantages"]).sum()) > 1e-3
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_the_start_is_the_reference_of_the_divergence(
+    tuned: Path, small_task: Task, tmp_path: Path, rank: int
+) -> None:
+    options = {"start": str(tuned), "steps": 2, "kl": 0.01, "lora_rank": rank, **SMALL}
+    train_coder("grpo", small_task, tmp_path / "grpo", 1, options | {"learning_rate": 1e-2})
+    history = read_json(tmp_path / "grpo" / "training.json")["history"]
+    assert history[0]["kl"] == pytest.approx(0, abs=1e-6)
+
+
+def test_checkpointing_changes_nothing(tuned: Path, small_task: Task, tmp_path: Path) -> None:
+    weights = []
+    for checkpointing in (False, True):
+        options = {"start": str(tuned), "steps": 2, "checkpointing": checkpointing, **SMALL}
+        folder = tmp_path / str(checkpointing)
+        train_coder("grpo", small_task, folder, 1, options | {"learning_rate": 1e-2})
+        weights.append(GenerativeCoder.load(folder).model.state_dict())
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_falls_back(
+    tuned: Path, small_task: Task, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    options = {"start": str(tuned), "steps": 1, "kl": 0.01, **SMALL}
+    train_coder("grpo", small_task, tmp_path / "grpo", 1, options)
+    assert not [w for w in recwarn if "forwarded once an answer" in str(w.message)]
 
 
 # The coder

@@ -27,7 +27,7 @@ from icdtune.data.predictions import PredictionInfo, Predictions
 from icdtune.data.schema import Note, first_problem
 from icdtune.errors import IcdtuneError
 from icdtune.files import atomic_directory, read_json, write_json
-from icdtune.options import check_options
+from icdtune.options import check_options, parameters
 from icdtune.progress import track
 
 METHODS = ("fit", "predict", "save", "load")
@@ -120,16 +120,21 @@ def coder_source(name: str) -> str:
 
 def base_model(name: str, options: Mapping[str, Any]) -> str | None:
     """The base model that a coder would load, None where it loads none."""
-    parameter = inspect.signature(coder_class(name)).parameters.get("model")
-    return None if parameter is None else str(options.get("model", parameter.default))
+    found = parameters(coder_class(name)).get("model")
+    return None if found is None else str(options.get("model", found[1]))
 
 
 def options_text(name: str) -> str:
     """What a coder is and its options with their defaults, for people."""
     cls = coder_class(name)
-    parameters = inspect.signature(cls).parameters.values()
-    defaults = [f"{p.name}={p.default}" for p in parameters if p.default is not p.empty]
-    return f"{inspect.getdoc(cls)}\n\nDefaults: {', '.join(defaults) or 'none'}"
+    given = [(option, default) for option, (_, default) in parameters(cls).items()]
+    defaults = [
+        f"{option}={value}" for option, value in given if value is not inspect.Parameter.empty
+    ]
+    texts = [inspect.getdoc(cls) or ""]
+    if shared := getattr(cls, "shared", None):
+        texts.append(inspect.getdoc(shared) or "")
+    return "\n\n".join([*texts, f"Defaults: {', '.join(defaults) or 'none'}"])
 
 
 def make_coder(name: str, options: Mapping[str, Any]) -> TrainableCoder:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -217,9 +218,13 @@ def start_coder(
 
 def spell(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[int]]:
     """The text of some tokens without special ones, and where in it each token ends."""
-    prefixes = [ids[: i + 1] for i in range(len(ids))]
-    texts = tokenizer.batch_decode(prefixes, skip_special_tokens=True) if prefixes else [""]
-    return texts[-1], [len(text) for text in texts]
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    pieces = tokenizer.batch_decode([[i] for i in ids], skip_special_tokens=True)
+    if "".join(pieces) == text:
+        return text, list(accumulate(map(len, pieces)))
+    prefixes = [ids[: i + 1] for i in range(len(ids))]  # a character of several tokens
+    texts = tokenizer.batch_decode(prefixes, skip_special_tokens=True)
+    return text, [len(text) for text in texts]
 
 
 def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -47,7 +47,7 @@ def arguments(work: Path, seed: int, steps: int, save_every: int, bf16: bool) ->
         "disable_tqdm": True,
         "bf16": bf16,
         "use_cpu": not torch.cuda.is_available(),
-        "gradient_checkpointing": False,  # would drop the cache that a group shares
+        "gradient_checkpointing": False,
         "max_grad_norm": 1.0,
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": False,

@@ -1,12 +1,14 @@
-"""Reinforcement of a fine-tuned coder with the sample-level F1 of its answers, hint-free."""
+"""Reinforcement of a fine-tuned coder with the reward of its answers' code sets, hint-free."""
 
 from __future__ import annotations
 
 import itertools
 import time
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -17,17 +19,21 @@ from icdtune.data.labels import Task, read_labels
 from icdtune.errors import IcdtuneError
 from icdtune.files import read_json
 from icdtune.posttrain.curriculum import Visit, plain_visits
+from icdtune.posttrain.reward import Kind, Reward, class_weights
 
 if TYPE_CHECKING:
     from icdtune.posttrain.rollouts import Plan
 
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 CURVES = (
     "loss",
     "reward",
     "reward_std",
     "frac_reward_zero_std",
+    "frac_advantage_zero",
+    "credit_rms",
     "kl",
     "entropy",
     "grad_norm",
@@ -38,25 +44,60 @@ CURVES = (
 )
 
 
+@dataclass(frozen=True)
+class Update:
+    """What GRPO and PHI share: rollouts, reward, credit and the step that follows from them.
+
+    Args:
+        visits: notes an update.
+        group: answers a note; all see the same prompt.
+        micro_groups: groups a backward pass: bounds the memory.
+        checkpointing: forward twice and keep fewer activations: bounds the memory of large models.
+        learning_rate: None is 3e-5 for a model that is trained whole and 1e-5 (the study's) for LoRA.
+        lora_rank: 0 trains the whole model; None is 0 for small models and 8 (the study's) else.
+        kl: coefficient of the KL divergence from the start (1e-3 in the study).
+        reward: "f-beta" or the study's "per-code".
+        beta: of f-beta: 1 is the sample-level F1, above 1 favours recall.
+        balanced: weigh codes by (median frequency / frequency)^0.5 in train, within [0.5, 5].
+        format_weight: share of the reward for a complete code block alone.
+        charge_repeats: a code written again is a false positive more (free in the study's release).
+        credit_weight: advantage = (1 - weight) x the group's + weight x credit; 0 is plain GRPO.
+        credit: "codes" credits each code's decision, "to-go" what was still to be gained.
+        temperature: of the rollouts.
+        clip_high: upper clipping range of the probability ratio; None is that of the lower, 0.2.
+        importance: probability ratios by "token" or by "sequence".
+        scale: divide rewards by their deviation in the "group", in the "batch", or by "none".
+    """
+
+    visits: Count = 16
+    group: Annotated[int, Field(ge=2)] = 8
+    micro_groups: Count = 4
+    checkpointing: bool = False
+    learning_rate: Rate | None = None
+    lora_rank: Annotated[int, Field(ge=0)] | None = None
+    kl: Annotated[float, Field(ge=0)] = 0.0
+    reward: Kind = "f-beta"
+    beta: Rate = 1.0
+    balanced: bool = False
+    format_weight: Share = 0.0
+    charge_repeats: bool = True
+    credit_weight: Share = 0.0
+    credit: Literal["codes", "to-go"] = "codes"
+    temperature: Rate = 1.0
+    clip_high: Rate | None = None
+    importance: Literal["token", "sequence"] = "token"
+    scale: Literal["group", "batch", "none"] = "group"
+
+
 class Reinforced(GenerativeCoder):
     """What GRPO and PHI share: the start, the trainer, and what is written down of a run."""
 
     parts = (*GenerativeCoder.parts, "posttrain", "coders/training.py")
+    shared = Update
 
-    def __init__(
-        self,
-        start: Path,
-        visits: int,
-        group: int,
-        micro_groups: int,
-        learning_rate: float | None,
-        kl: float,
-        lora_rank: int | None,
-    ) -> None:
+    def __init__(self, start: Path, update: Update) -> None:
         super().__init__()
-        self._start = start
-        self._visits, self._group, self._micro = visits, group, micro_groups
-        self._rate, self._kl, self._rank = learning_rate, kl, lora_rank
+        self._start, self._update = start, update
 
     def begin(self, task: Task) -> None:
         """Load the fine-tuned coder; IcdtuneError where it was trained for another label space."""
@@ -72,8 +113,7 @@ class Reinforced(GenerativeCoder):
         self.settings = coder.settings.model_copy(update={"adapters": [], "weights": "here"})
         self.training = {
             "steps": 0,
-            "visits": self._visits,
-            "group": self._group,
+            **asdict(self._update),
             "tokens": 0,
             "seconds": 0.0,
             "history": [],
@@ -85,7 +125,7 @@ class Reinforced(GenerativeCoder):
         steps: int,
         seed: int,
         work: Path,
-        title: Callable[[str], str],
+        task: Task,
         finished: Callable[[int], bool] = lambda step: False,
     ) -> None:
         """Train for at most `steps` updates on the plan's visits; goes on from a checkpoint.
@@ -102,7 +142,7 @@ class Reinforced(GenerativeCoder):
             run,
         )
         from icdtune.decoding.hardware import half_precision, use_cores
-        from icdtune.posttrain.rollouts import CodeSetTrainer, grpo_config, stop_when
+        from icdtune.posttrain.rollouts import CodeSetTrainer, Objective, grpo_config, stop_when
 
         if processes.count() > 1:
             raise IcdtuneError(
@@ -112,17 +152,19 @@ class Reinforced(GenerativeCoder):
         use_cores()
         torch.manual_seed(seed)
         started = time.perf_counter()
-        rank = lora_rank(self.model, self._rank)
-        rate = self._rate or (1e-5 if rank else 3e-5)
+        update = self._update
+        rank = lora_rank(self.model, update.lora_rank)
+        rate = update.learning_rate or (1e-5 if rank else 3e-5)
         common = arguments(
             work, seed, steps, max(5, steps // 6), half_precision(self.model.device)
         ) | {"lr_scheduler_type": "constant_with_warmup", "warmup_steps": max(1, steps // 20)}
         trainer = CodeSetTrainer(
             self,
             plan,
-            title,
-            grpo_config(common, self._visits, self._group, self._micro, rate, self._kl),
-            self._visits,
+            titles(task),
+            grpo_config(common, update, rate),
+            update.visits,
+            Objective(self._reward(task), update.credit, update.credit_weight),
             peft_config=lora(rank, rank) if rank else None,
             callbacks=[stop_when(finished)],
         )
@@ -132,10 +174,7 @@ class Reinforced(GenerativeCoder):
         tokens = sum(row.get("prompt_tokens", 0) + row.get("answer_tokens", 0) for row in curves)
         self.training |= {
             "steps": trainer.state.global_step,
-            "visits": self._visits,
-            "group": self._group,
             "learning_rate": rate,
-            "kl": self._kl,
             "lora_rank": rank,
             "tokens": int(tokens),
             "seconds": round(time.perf_counter() - started, 1),
@@ -150,35 +189,33 @@ class Reinforced(GenerativeCoder):
             self.settings = self.settings.model_copy(update={"adapters": [*names, "."]})
         self.model = model.eval()
 
+    def _reward(self, task: Task) -> Reward:
+        """The reward that was asked for; class weights come from the training notes."""
+        update = self._update
+        weights: dict[str, float] = {}
+        if update.balanced:
+            weights = class_weights(
+                Counter(code for note in task.notes("train") for code in note.codes or ())
+            )
+        return Reward(
+            update.reward, update.beta, weights, update.format_weight, update.charge_repeats
+        )
+
 
 class GRPO(Reinforced):
-    """A fine-tuned coder reinforced with the sample-level F1 of its answers.
+    """A fine-tuned coder reinforced with the reward of its answers' code sets.
 
     Args:
         start: folder of the fine-tuned coder.
         steps: updates.
         match: folder of a PHI coder whose number of updates is taken instead of `steps`.
-        visits: notes an update.
-        group: answers a note.
-        micro_groups: groups a backward pass: bounds the memory.
-        learning_rate: None is 3e-5 for a model that is trained whole and 1e-5 (the study's) for LoRA.
-        kl: coefficient of the KL divergence from the start (1e-3 in the study).
-        lora_rank: 0 trains the whole model; None is 0 for small models and 8 (the study's) else.
+        update: options of `Update`.
     """
 
     def __init__(
-        self,
-        start: Path,
-        steps: Count = 120,
-        match: Path | None = None,
-        visits: Count = 16,
-        group: Annotated[int, Field(ge=2)] = 8,
-        micro_groups: Count = 4,
-        learning_rate: Rate | None = None,
-        kl: Annotated[float, Field(ge=0)] = 0.0,
-        lora_rank: Annotated[int, Field(ge=0)] | None = None,
+        self, start: Path, steps: Count = 120, match: Path | None = None, **update: Any
     ) -> None:
-        super().__init__(start, visits, group, micro_groups, learning_rate, kl, lora_rank)
+        super().__init__(start, Update(**update))
         self._steps, self._match = steps, match
 
     def fit(self, task: Task, seed: int, work: Path) -> None:
@@ -189,17 +226,19 @@ class GRPO(Reinforced):
         drawn: list[Visit] = []
 
         def plan(step: int) -> list[Visit]:
-            needed = (step + 1) * self._visits
+            visits = self._update.visits
+            needed = (step + 1) * visits
             drawn.extend(itertools.islice(order, max(0, needed - len(drawn))))
-            return drawn[needed - self._visits : needed]
+            return drawn[needed - visits : needed]
 
         if steps:  # a PHI coder that missed nothing made none
-            self.reinforce(plan, steps, seed, work, titles(task))
+            self.reinforce(plan, steps, seed, work, task)
 
     def _matched(self, folder: Path) -> int:
         """The updates of another coder; IcdtuneError where its steps are of another size."""
         other: dict[str, Any] = read_json(folder / "training.json")
-        for name, own in (("visits", self._visits), ("group", self._group)):
+        for name in ("visits", "group"):
+            own = getattr(self._update, name)
             if other.get(name) != own:
                 raise IcdtuneError(
                     f"{folder} was trained with {name} {other.get(name)}, this run has {own}. "

@@ -11,15 +11,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any
 
 from icdtune.data.labels import Task
 from icdtune.data.schema import Note
 from icdtune.files import read_json, write_json
 from icdtune.posttrain.curriculum import HintPools, Visit, epoch, hinted_round, refresh
-from icdtune.posttrain.grpo import Count, Rate, Reinforced, titles
+from icdtune.posttrain.grpo import Count, Reinforced, Update
 
 Predict = Callable[[Sequence[Note]], tuple[dict[str, list[str]], int]]
 """Hint-free prediction: note id -> codes, and the tokens it took."""
@@ -137,12 +135,7 @@ class PHI(Reinforced):
         rounds: rounds of the curriculum.
         steps: the most updates of a round; a round is one epoch over its notes, or this.
         notes: training notes in the curriculum, drawn with the seed; None is all.
-        visits: notes an update.
-        group: answers a note; all see the same hint.
-        micro_groups: groups a backward pass: bounds the memory.
-        learning_rate: None is 3e-5 for a model that is trained whole and 1e-5 (the study's) for LoRA.
-        kl: coefficient of the KL divergence from the start (1e-3 in the study).
-        lora_rank: 0 trains the whole model; None is 0 for small models and 8 (the study's) else.
+        update: options of `Update`.
     """
 
     def __init__(
@@ -151,14 +144,9 @@ class PHI(Reinforced):
         rounds: Count = 3,
         steps: Count = 40,
         notes: Count | None = None,
-        visits: Count = 16,
-        group: Annotated[int, Field(ge=2)] = 8,
-        micro_groups: Count = 4,
-        learning_rate: Rate | None = None,
-        kl: Annotated[float, Field(ge=0)] = 0.0,
-        lora_rank: Annotated[int, Field(ge=0)] | None = None,
+        **update: Any,
     ) -> None:
-        super().__init__(start, visits, group, micro_groups, learning_rate, kl, lora_rank)
+        super().__init__(start, Update(**update))
         self._rounds, self._steps, self._notes = rounds, steps, notes
 
     def fit(self, task: Task, seed: int, work: Path) -> None:
@@ -166,11 +154,11 @@ class PHI(Reinforced):
         self.begin(task)
         notes = epoch(list(task.notes("train")), seed, 0)[: self._notes]
         rounds = Rounds(
-            notes, self._rounds, self._steps, self._visits, seed, work, self._predict_free
+            notes, self._rounds, self._steps, self._update.visits, seed, work, self._predict_free
         )
         if not rounds.finished(0):
             most = self._rounds * self._steps
-            self.reinforce(rounds.plan, most, seed, work, titles(task), rounds.finished)
+            self.reinforce(rounds.plan, most, seed, work, task, rounds.finished)
         self.training["rounds"] = rounds.report()
         self.training["tokens"] += sum(entry["tokens"] for entry in self.training["rounds"])
 

@@ -1,4 +1,4 @@
-"""GRPO on code sets: TRL's trainer with visits from a curriculum, and prompts forwarded once a group.
+"""GRPO on code sets: TRL's trainer with visits from a curriculum, code credit, and shared prompts.
 
 Every private hook of TRL that is overridden stands in this file; `tests/posttrain/test_hooks.py`
 fails where an upgrade changes one.
@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from datasets import Dataset
@@ -17,22 +18,58 @@ from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
-from icdtune.coders.generative import GenerativeCoder, end_ids
+from icdtune.coders.generative import GenerativeCoder, end_ids, spell
 from icdtune.coders.training import part
 from icdtune.decoding.generate import generate
 from icdtune.errors import IcdtuneError
+from icdtune.posttrain.credit import (
+    code_credits,
+    repeats,
+    rms,
+    sum_of_squares,
+    to_go,
+    token_credits,
+)
 from icdtune.posttrain.curriculum import Visit
-from icdtune.posttrain.reward import sample_f1
-from icdtune.posttrain.shared_prefix import group_size, log_probabilities
-from icdtune.prompts.answer import parse_answer
+from icdtune.posttrain.reward import Reward
+from icdtune.posttrain.shared_prefix import in_groups, log_probabilities
+from icdtune.posttrain.tree_attention import attend_over_trees, why_not
+from icdtune.prompts.answer import Answer, parse_answer
 from icdtune.prompts.hints import render_hint
+
+if TYPE_CHECKING:
+    from icdtune.posttrain.grpo import Update
 
 Plan = Callable[[int], Sequence[Visit]]
 """The visits of a step, by its number from 0."""
 
 
+@dataclass(frozen=True)
+class Objective:
+    """What rollouts are worth, and how that is shared by their tokens.
+
+    Attributes:
+        credit: "codes" credits each code's decision in the group, "to-go" what was still to be gained.
+        credit_weight: advantage = (1 - weight) x the group's + weight x credit; 0 is plain GRPO.
+    """
+
+    reward: Reward = field(default_factory=Reward)
+    credit: Literal["codes", "to-go"] = "codes"
+    credit_weight: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """A sampled answer: its text, where its tokens end in it, and what was read."""
+
+    text: str
+    ends: list[int]
+    ended: bool
+    answer: Answer
+
+
 class CodeSetTrainer(GRPOTrainer):
-    """GRPO whose rollouts are answers to the visits of a plan, rewarded by the sample-level F1.
+    """GRPO whose rollouts are answers to the visits of a plan, rewarded as code sets.
 
     Args:
         coder: model, tokenizer, budgets and code systems; trained in place.
@@ -40,6 +77,7 @@ class CodeSetTrainer(GRPOTrainer):
         title: a code's title, for hints.
         config: TRL's arguments; see `grpo_config`.
         visits: visits a step, over all processes.
+        objective: reward and credit.
     """
 
     def __init__(
@@ -49,8 +87,10 @@ class CodeSetTrainer(GRPOTrainer):
         title: Callable[[str], str],
         config: GRPOConfig,
         visits: int,
+        objective: Objective = Objective(),
         **options: Any,
     ) -> None:
+        self._objective = objective
         self._coder, self._plan, self._title = coder, plan, title
         # What a step reads is decided by the plan and the step; the data set only counts the rows.
         rows = [{"prompt": "", "place": i % visits} for i in range(visits * config.max_steps)]
@@ -75,7 +115,46 @@ class CodeSetTrainer(GRPOTrainer):
             for v, row in zip(chosen, inputs, strict=True)
         ]
         scored: dict[str, Any] = super()._generate_and_score_completions(rows)
+        if self._objective.credit_weight:
+            golds = [frozenset(row["gold"]) for row in rows]
+            scored["advantages"] = self._with_credit(
+                scored["advantages"], scored["completion_ids"].shape[1], golds
+            )
         return scored
+
+    def _with_credit(
+        self, advantages: torch.Tensor, width: int, golds: Sequence[frozenset[str]]
+    ) -> torch.Tensor:
+        """Advantages (rows) mixed with the credit of each token: (rows, width)."""
+        weight, reward = self._objective.credit_weight, self._objective.reward
+        size = self.num_generations
+        rows: list[list[float]] = []
+        decisions: list[float] = []
+        for start in range(0, len(golds), size):
+            group, gold = self._rollouts[start : start + size], golds[start]
+            if self._objective.credit == "to-go":
+                found = [to_go(r.answer, gold, reward, _offsets(r)) for r in group]
+                decisions += [value for values in found for value in values]
+            else:
+                credited = code_credits([r.answer for r in group], gold, reward)
+                decisions += [value for one in credited for value in one.values()]
+                found = [
+                    token_credits(one, r.answer, r.text, _offsets(r), r.ended)
+                    for one, r in zip(credited, group, strict=True)
+                ]
+            rows += found
+        totals = torch.tensor([*sum_of_squares(decisions)], dtype=torch.float64)
+        totals = self.accelerator.reduce(totals.to(advantages.device, torch.float32), "sum")
+        size_of_one = rms(*totals.tolist())
+        self._metrics["train"]["credit_rms"].append(size_of_one)
+        credit = torch.zeros(len(rows), width)
+        for row, values in enumerate(rows):
+            credit[row, : len(values)] = torch.tensor(values)
+        credit = credit.to(advantages.device) / size_of_one
+        mixed = (1 - weight) * advantages[:, None] + weight * credit
+        idle = (mixed.view(-1, size * width) == 0).all(1).float().mean().item()
+        self._metrics["train"]["frac_advantage_zero"].append(idle)
+        return mixed
 
     def _generate(self, prompts: list[Any]) -> Any:
         """Answer the visits; each group's prompt is rendered and forwarded once."""
@@ -102,9 +181,7 @@ class CodeSetTrainer(GRPOTrainer):
         model.train()
         answers = [answer for group in groups for answer in group]
         prompt_ids = [prompt for prompt in ids for _ in range(size)]
-        completions = [
-            coder.tokenizer.decode(answer.ids, skip_special_tokens=True) for answer in answers
-        ]
+        self._rollouts = [self._read(answer.ids, answer.ended) for answer in answers]
         seen = sum(map(len, prompt_ids)) + sum(len(a.ids) for a in answers)
         self.state.num_input_tokens_seen += seen
         metrics = self._metrics["train"]
@@ -112,17 +189,23 @@ class CodeSetTrainer(GRPOTrainer):
         metrics["answer_tokens"].append(float(sum(len(a.ids) for a in answers)))
         metrics["truncated"].append(sum(not a.ended for a in answers) / len(answers))
         metrics["hinted"].append(sum(bool(v.hint) for v in heads) / len(heads))
-        return prompt_ids, [a.ids for a in answers], None, completions, None, {}, None, []
+        texts = [rollout.text for rollout in self._rollouts]
+        return prompt_ids, [a.ids for a in answers], None, texts, None, {}, None, []
+
+    def _read(self, ids: list[int], ended: bool) -> Rollout:
+        """An answer's text and codes; tokens keep their places, nothing is tokenised again."""
+        text, ends = spell(ids, self._coder.tokenizer)
+        settings = self._coder.settings
+        return Rollout(text, ends, ended, parse_answer(text, settings.code_systems, settings.scan))
 
     def _reward(self, completions: list[str], gold: list[list[str]], **columns: Any) -> list[float]:
-        """Sample-level F1 of each answer against the full gold."""
-        settings = self._coder.settings
-        rewards = []
-        for text, codes in zip(completions, gold, strict=True):
-            answer = parse_answer(text, settings.code_systems, settings.scan)
-            repeated = sum(item.reason == "duplicate" for item in answer.dropped)
-            rewards.append(sample_f1(set(answer.codes), set(codes), repeated))
-        return rewards
+        """The reward of each answer against the full gold."""
+        score = self._objective.reward.score
+        answers = [rollout.answer for rollout in self._rollouts]
+        return [
+            score(set(answer.codes), set(codes), repeats(answer), answer.closed)
+            for answer, codes in zip(answers, gold, strict=True)
+        ]
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         """As TRL does, but rows are not shuffled over the micro-batches: groups stay whole."""
@@ -145,16 +228,13 @@ class CodeSetTrainer(GRPOTrainer):
         **rest: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """Log-probabilities with each group's prompt forwarded once where that is possible."""
-        group = group_size(input_ids[:, :-logits_to_keep])
-        wrapped = self.accelerator.unwrap_model(model) is not model
-        reasons = {
-            "the rows do not come in groups of one size": group == 1,
-            "the model is wrapped for several processes": wrapped,
-            "gradient checkpointing drops the cache": self.args.gradient_checkpointing,
-            "the temperature is not 1": self.temperature != 1.0,
-        }
-        if found := [reason for reason, holds in reasons.items() if holds]:
-            warnings.warn(f"prompts are forwarded once an answer: {found[0]}", stacklevel=2)
+        size = self.num_generations
+        own = self.accelerator.unwrap_model(model)
+        reason = why_not(own)
+        if not in_groups(input_ids[:, :-logits_to_keep], size):
+            reason = "the rows do not come in whole groups"
+        if reason is not None:
+            warnings.warn(f"prompts are forwarded once an answer: {reason}", stacklevel=2)
             plain: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
             plain = super()._get_per_token_logps_and_entropies(
                 model,
@@ -166,39 +246,56 @@ class CodeSetTrainer(GRPOTrainer):
                 **rest,
             )
             return plain
+        attend_over_trees(own)
+        rows = max(size, (batch_size or len(input_ids)) // size * size)
         with self.accelerator.autocast():
-            chosen, entropy = log_probabilities(
-                model, input_ids, attention_mask, logits_to_keep, group, compute_entropy
-            )
-        return chosen, entropy, None
+            found = [
+                log_probabilities(
+                    model, ids, mask, logits_to_keep, size, compute_entropy, self.temperature
+                )
+                for ids, mask in zip(input_ids.split(rows), attention_mask.split(rows), strict=True)
+            ]
+        entropies = [entropy for _, entropy in found if entropy is not None]
+        chosen = torch.cat([values for values, _ in found])
+        return chosen, torch.cat(entropies) if entropies else None, None
 
 
-def grpo_config(
-    common: dict[str, Any], visits: int, group: int, micro: int, rate: float, kl: float
-) -> GRPOConfig:
+def _offsets(rollout: Rollout) -> list[tuple[int, int]]:
+    """Where each token stands in a rollout's text."""
+    return list(zip([0, *rollout.ends[:-1]], rollout.ends, strict=True))
+
+
+def grpo_config(common: dict[str, Any], update: Update, rate: float) -> GRPOConfig:
     """TRL's arguments for `visits` groups of `group` answers a step, over all processes.
 
-    At most `micro` groups go into a backward pass of a process.
+    At most `micro_groups` groups go into a backward pass of a process.
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
+    visits, group = update.visits, update.group
     if visits % processes:
         raise IcdtuneError(
             f"{visits} visits cannot be shared by {processes} processes. Give a multiple of them"
         )
-    micro = part(visits // processes, micro)
+    micro = part(visits // processes, update.micro_groups)
     parts = visits // processes // micro
+    settings = common | {
+        "gradient_checkpointing": update.checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        "epsilon_high": update.clip_high,
+    }
     return GRPOConfig(
-        **common,
+        **settings,
         per_device_train_batch_size=group * micro,
         gradient_accumulation_steps=parts,
         steps_per_generation=parts,
         num_generations=group,
         learning_rate=rate,
-        beta=kl,
-        temperature=1.0,
+        beta=update.kl,
+        temperature=update.temperature,
+        importance_sampling_level=update.importance,
         max_completion_length=None,
         loss_type="dapo",
-        scale_rewards="group",
+        scale_rewards=update.scale,
         shuffle_dataset=False,
         remove_unused_columns=False,
         mask_truncated_completions=False,

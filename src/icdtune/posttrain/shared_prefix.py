@@ -1,68 +1,109 @@
-"""Log-probabilities of a group's answers with their common prompt forwarded once.
+"""Log-probabilities of groups' answers with each common prompt forwarded once.
 
-Exact: the answers attend to the prompt's keys and values, gradient included. Knows nothing of rewards.
+A batch becomes one row without padding between groups: prompt, its answers, the next prompt. Exact,
+gradient included, with and without gradient checkpointing. Knows nothing of rewards.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from transformers import DynamicCache, PreTrainedModel
 
-from icdtune.decoding.generate import positions, prefill
+from icdtune.posttrain.tree_attention import Group
+
+ROWS = 256
+"""Rows of the vocabulary's width whose entropy is computed at once."""
 
 
-def group_size(prompts: torch.Tensor) -> int:
-    """How many rows in succession share their prompt, the same for every group; 1 where none do.
+def in_groups(prompts: torch.Tensor, size: int) -> bool:
+    """Whether rows come in groups of `size` in succession, each with one prompt.
 
     Args:
         prompts: (rows, tokens), padded alike.
     """
-    new = (prompts[1:] != prompts[:-1]).any(-1)
-    starts = [0, *(new.nonzero().flatten() + 1).tolist(), len(prompts)]
-    sizes = {stop - start for start, stop in zip(starts, starts[1:], strict=False)}
-    return sizes.pop() if len(sizes) == 1 else 1
+    if len(prompts) % size:
+        return False
+    groups = prompts.view(-1, size, prompts.shape[1])
+    return bool((groups == groups[:, :1]).all())
 
 
 def log_probabilities(
-    model: PreTrainedModel,
+    model: Any,
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor,
     answer_width: int,
     group: int,
     with_entropy: bool = False,
+    temperature: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Log-probability of every answer token, and the entropy where it was drawn.
 
     Args:
-        model: a decoder that takes a cache, without gradient checkpointing.
+        model: one that `tree_attention.attend_over_trees` has prepared, or a wrapper around it.
         input_ids, attention_mask: (rows, prompt + answer); prompts padded left, answers right.
         answer_width: answer tokens a row.
         group: rows in succession that share their prompt.
+        temperature: the scores are divided by it.
 
     Returns:
-        Two tensors (rows, answer_width); the second None unless `with_entropy`.
+        Two tensors (rows, answer_width), 0 at padding; the second None unless `with_entropy`.
     """
     width = input_ids.shape[1] - answer_width
-    prompts, answers = input_ids[::group, :width], input_ids[:, width:]
-    mask = attention_mask[::group, :width]
-    cache = DynamicCache(config=model.config)
-    first = prefill(model, prompts, mask, cache)
-    logits = first.repeat_interleave(group, 0)
-    if answer_width > 1:
-        cache.batch_repeat_interleave(group)
-        rest = model(
-            input_ids=answers[:, :-1],
-            attention_mask=attention_mask[:, :-1],
-            position_ids=positions(attention_mask)[:, width:-1],
-            cache=cache,
-            use_cache=True,
-        ).logits
-        logits = torch.cat([logits, rest], 1)
-    logits = logits.float()
+    answers, prompts = input_ids[:, width:], input_ids[::group, :width]
+    seen = attention_mask[::group, :width].bool()
+    prompt_sizes = seen.sum(1).tolist()
+    sizes = attention_mask[:, width:].sum(1).view(-1, group).amax(1).clamp(min=1).tolist()
+    device = input_ids.device
+    row, places, keep, tree, start = [], [], [], [], 0
+    for i, (prompt, size) in enumerate(zip(prompt_sizes, sizes, strict=True)):
+        place = Group(start, prompt, group, size - 1)  # nothing follows from the last token
+        row += [prompts[i][seen[i]], answers[i * group : (i + 1) * group, : size - 1].flatten()]
+        places.append(torch.arange(prompt, device=device))
+        places.append(prompt + torch.arange(size - 1, device=device).repeat(group))
+        keep.append(torch.arange(place.middle - 1, place.stop, device=device))
+        tree.append(place)
+        start = place.stop
+    logits = model(
+        input_ids=torch.cat(row)[None],
+        attention_mask=torch.empty((1, 1, 0, 0), device=device),  # the tree is the mask
+        position_ids=torch.cat(places)[None],
+        logits_to_keep=torch.cat(keep),
+        use_cache=False,
+        tree=tuple(tree),
+    ).logits[0]
+    logits = logits.float() if temperature == 1.0 else logits.float() / temperature
     total = torch.logsumexp(logits, -1)
-    chosen = logits.gather(-1, answers[..., None])[..., 0] - total
+    chosen, at = [], 0
+    for i, size in enumerate(sizes):
+        tokens = answers[i * group : (i + 1) * group, :size]
+        stop = at + 1 + group * (size - 1)
+        first = logits[at, tokens[:, 0]] - total[at]
+        rest = logits[at + 1 : stop].gather(-1, tokens[:, 1:].reshape(-1, 1))[:, 0]
+        rest = (rest - total[at + 1 : stop]).view(group, size - 1)
+        chosen.append(_padded(torch.cat([first[:, None], rest], 1), answer_width))
+        at = stop
     if not with_entropy:
-        return chosen, None
-    with torch.no_grad():
-        entropy = total - (torch.softmax(logits, -1) * logits).sum(-1)
-    return chosen, entropy
+        return torch.cat(chosen), None
+    entropies = _entropies(logits.detach(), total.detach())
+    entropy, at = [], 0
+    for size in sizes:
+        stop = at + 1 + group * (size - 1)
+        first = entropies[at].expand(group, 1)
+        rest = entropies[at + 1 : stop].view(group, size - 1)
+        entropy.append(_padded(torch.cat([first, rest], 1), answer_width))
+        at = stop
+    return torch.cat(chosen), torch.cat(entropy)
+
+
+def _entropies(logits: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
+    """Entropy of each row's distribution, a few rows at a time."""
+    found = [
+        sums - (torch.exp(part - sums[:, None]) * part).sum(-1)
+        for part, sums in zip(logits.split(ROWS), total.split(ROWS), strict=True)
+    ]
+    return torch.cat(found)
+
+
+def _padded(values: torch.Tensor, width: int) -> torch.Tensor:
+    return torch.nn.functional.pad(values, (0, width - values.shape[1]))

@@ -48,11 +48,16 @@ class Answer:
         found: the codes in the order of the text, each once.
         dropped: everything that stood for a code and was not taken.
         closed: whether a complete `<code>...</code>` block was there.
+        repeated: codes that were written again, and where; they are in `dropped`, too.
+        start, end: the characters [start, end) that were read: the inside of the block.
     """
 
     found: tuple[Found, ...]
     dropped: tuple[Dropped, ...]
     closed: bool
+    repeated: tuple[Found, ...] = ()
+    start: int = 0
+    end: int = 0
 
     @property
     def codes(self) -> tuple[str, ...]:
@@ -76,16 +81,17 @@ def parse_answer(text: str, code_systems: Mapping[str, str], scan: Scan = "block
     systems = dict(code_systems)
     blocks = list(_BLOCK.finditer(text))
     if blocks:
-        return _read(_items(text, *blocks[-1].span(1)), systems, closed=True)
+        return _read(_items(text, *blocks[-1].span(1)), systems, blocks[-1].span(1), closed=True)
     openings = list(_OPENING.finditer(text))
     if scan != "block" and openings:
-        return _read(_items(text, openings[-1].end(), len(text)), systems, closed=False)
+        stretch = openings[-1].end(), len(text)
+        return _read(_items(text, *stretch), systems, stretch, closed=False)
     if scan == "anywhere":
         tokens = ((m.group(), m.start(), m.end()) for m in _TOKEN.finditer(text))
         likely = (
             item for item in tokens if any(c.isdigit() for c in item[0]) and item[0].isupper()
         )
-        return _read(likely, systems, closed=False)
+        return _read(likely, systems, (0, len(text)), closed=False)
     dropped = (Dropped(text, "outside"),) if text.strip() else ()
     return Answer((), dropped, closed=False)
 
@@ -99,8 +105,14 @@ def _items(text: str, start: int, end: int) -> Iterator[tuple[str, int, int]]:
             yield item, left, left + len(item)
 
 
-def _read(items: Iterable[tuple[str, int, int]], systems: dict[str, str], closed: bool) -> Answer:
+def _read(
+    items: Iterable[tuple[str, int, int]],
+    systems: dict[str, str],
+    stretch: tuple[int, int],
+    closed: bool,
+) -> Answer:
     found: dict[str, Found] = {}
+    repeated: list[Found] = []
     dropped: list[Dropped] = []
     for item, start, end in items:
         code = canonical_code(item, systems)
@@ -108,6 +120,9 @@ def _read(items: Iterable[tuple[str, int, int]], systems: dict[str, str], closed
             dropped.append(Dropped(item, "malformed"))
         elif code in found:
             dropped.append(Dropped(item, "duplicate"))
+            repeated.append(Found(code, start, end))
         else:
             found[code] = Found(code, start, end)
-    return Answer(tuple(found.values()), tuple(dropped), closed)
+    return Answer(
+        tuple(found.values()), tuple(dropped), closed, tuple(repeated), stretch[0], stretch[1]
+    )
