@@ -30,18 +30,19 @@ def main(
     corpus: Path,
     coders: list[Path],
     split: str = "test",
+    methods: str = "",
     out: Annotated[Path | None, typer.Option()] = None,
 ) -> None:
-    """Score every method of every coder."""
+    """Score every method of every coder, or those named (with commas between)."""
     opened = Corpus(corpus)
     found: dict[str, Any] = {"corpus_hash": opened.info.hash, "split": split, "coders": []}
     for folder in coders:
-        found["coders"].append(scores(opened, folder, split))
+        found["coders"].append(scores(opened, folder, split, methods))
     if out:
         write_json(out, found)
 
 
-def scores(corpus: Corpus, folder: Path, split: str) -> dict[str, Any]:
+def scores(corpus: Corpus, folder: Path, split: str, methods: str) -> dict[str, Any]:
     """Metrics of every method of a coder, and the default's differences from the baselines."""
     coder, info = load_coder(folder), read_coder_info(folder)
     assert isinstance(coder, NeuralClassifier)
@@ -52,7 +53,7 @@ def scores(corpus: Corpus, folder: Path, split: str) -> dict[str, Any]:
     answered = [(note, predicted[note.note_id]) for note in notes]
     marked = [span for span in corpus.evidence() if span.note_id in tokens]
     seconds, spans = {}, {}
-    for method in coder.methods():
+    for method in methods.split(",") if methods else coder.methods():
         started = time.perf_counter()
         spans[method] = list(coder.explain(answered, method))
         seconds[method] = round(time.perf_counter() - started, 1)

@@ -61,7 +61,7 @@ def model(shape: str, lora: bool = False, checkpointing: bool = False) -> Any:
     torch.manual_seed(3)
     net = AutoModelForCausalLM.from_config(SHAPES[shape], attn_implementation="sdpa")
     if checkpointing:
-        net.gradient_checkpointing_enable({"use_reentrant": False})
+        net.activation_checkpointing_enable({"use_reentrant": False})
         net.enable_input_require_grads()
     if lora:
         net = get_peft_model(net, LoraConfig(r=4, lora_alpha=4, target_modules="all-linear"))
