@@ -2,6 +2,7 @@
 
     python benchmarks/ladder.py runs --out benchmarks/results/ladder.json
     python benchmarks/ladder.py runs other/runs --out benchmarks/results/ladder.json
+    python benchmarks/ladder.py runs --studies credit-variants,credit-finalists --out credit.json
 
 Rows that the first folder left out are taken from the second (SmolLM2's, run on another machine), and
 compared with their neighbours, and with SFT, on the notes that both predicted.
@@ -25,7 +26,6 @@ from icdtune.evaluation.intervals import compare
 from icdtune.evaluation.slices import frequency_masks
 from icdtune.files import read_json, write_json
 
-STUDIES = ("ladder-full", "ladder-top50")
 METRICS = ("micro_f1", "macro_f1", "micro_precision", "micro_recall", "sample_f1", "map")
 LADDER = Path(__file__).parents[1] / "examples" / "ladder.yaml"
 
@@ -34,10 +34,11 @@ def main(
     runs: Path,
     more: Annotated[Path | None, typer.Argument()] = None,
     out: Annotated[Path, typer.Option()] = Path("ladder.json"),
+    studies: str = "ladder-full,ladder-top50",
 ) -> None:
-    """Write the figures of the ladder's studies that have run."""
+    """Write the figures of those studies that have run, by default the ladder's."""
     found: dict[str, Any] = {}
-    for name in STUDIES:
+    for name in studies.split(","):
         path = runs / name / "results.json"
         if not path.exists():
             continue

@@ -33,6 +33,11 @@ OPTIONS = {
 }
 
 
+REINFORCED = ["visits=4", "group=3", "micro_groups=1", "learning_rate=1e-3", "kl=0.01"]
+STAGES = {"grpo": ["steps=4", *REINFORCED], "phi": ["rounds=2", "steps=2", "notes=24", *REINFORCED]}
+"""The divergence's coefficient makes the second process compute references as well."""
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("shared") / "corpus"
@@ -46,12 +51,7 @@ def test_two_processes_give_the_losses_and_weights_of_one(
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for name, command in (("one", ONE), ("two", TWO)):
-        arguments = ["train", coder, "--corpus", str(corpus), "--out", str(tmp_path / name)]
-        for option in OPTIONS[coder]:
-            arguments += ["--option", option]
-        done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-2000:]
-        assert done.stdout.count(f"{tmp_path / name}: {coder}") == 1
+        train(command, coder, corpus, tmp_path / name, OPTIONS[coder])
     one, two = (history(tmp_path / name) for name in ("one", "two"))
     assert len(one) >= 6
     assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], abs=1e-4)
@@ -59,6 +59,44 @@ def test_two_processes_give_the_losses_and_weights_of_one(
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     assert max(float((first[key] - second[key]).abs().max()) for key in first) < 1e-3
     assert not list(tmp_path.glob(".*training"))
+
+
+@pytest.fixture(scope="module")
+def tuned(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A coder that answers in the right form, so that groups differ in their rewards."""
+    path = tmp_path_factory.mktemp("tuned") / "sft"
+    options = ["steps=40", "batch=8", "answer_budget=40", "prompt_budget=200"]
+    train(ONE, "sft", corpus, path, options)
+    return path
+
+
+@pytest.mark.parametrize("coder", STAGES)
+def test_two_processes_sample_and_learn_what_one_does(
+    coder: str, corpus: Path, tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    options = [f"start={tuned}", *STAGES[coder]]
+    for name, command in (("one", ONE), ("two", TWO)):
+        train(command, coder, corpus, tmp_path / name, options)
+    one, two = (history(tmp_path / name) for name in ("one", "two"))
+    assert len(one) == 4
+    assert any(row["reward_std"] > 0 for row in one)
+    for name in ("loss", "reward", "kl", "credit_rms", "prompt_tokens", "answer_tokens", "hinted"):
+        expected = [row[name] for row in one]
+        assert [row[name] for row in two] == pytest.approx(expected, abs=1e-4), name
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    start = load_file(tuned / "model.safetensors")
+    assert max(float((first[key] - start[key]).abs().max()) for key in first) > 1e-3
+    assert max(float((first[key] - second[key]).abs().max()) for key in first) < 1e-3
+
+
+def train(command: list[str], coder: str, corpus: Path, out: Path, options: list[str]) -> None:
+    arguments = ["train", coder, "--corpus", str(corpus), "--out", str(out)]
+    for option in options:
+        arguments += ["--option", option]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count(f"{out}: {coder}") == 1
 
 
 def history(folder: Path) -> list[dict[str, Any]]:

@@ -52,6 +52,10 @@ def prompts(count: int) -> list[list[int]]:
     return [torch.randint(1, VOCABULARY, (n,), generator=numbers).tolist() for n in sizes]
 
 
+def draws(seed: int, rows: int, tokens: int) -> torch.Tensor:
+    return torch.rand((rows, tokens), generator=torch.Generator().manual_seed(seed))
+
+
 def greedy(model: torch.nn.Module, asked: list[list[int]], **options: object) -> list[list[int]]:
     found = generate(model, asked, 20, ENDS, 0, **options)
     return [answer.ids for answers in found for answer in answers]
@@ -109,13 +113,27 @@ def test_a_seed_gives_the_same_answers_again_and_another_gives_others(kind: str)
     model = make(kind).double()
 
     def sample(seed: int) -> list[list[int]]:
-        numbers = torch.Generator().manual_seed(seed)
-        return greedy(model, prompts(4), answers=4, temperature=1.0, generator=numbers)
+        return greedy(model, prompts(4), answers=4, temperature=1.0, draws=draws(seed, 16, 20))
 
     first = sample(7)
     assert sample(7) == first
     assert sample(8) != first
     assert len(set(map(tuple, first))) > 8
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_sampled_answer_does_not_depend_on_what_else_is_in_the_batch(kind: str) -> None:
+    model = make(kind).double()
+    asked, numbers = prompts(5), draws(5, 15, 20)
+    together = greedy(model, asked, answers=3, temperature=1.0, draws=numbers)
+    alone = [
+        answer
+        for i, prompt in enumerate(asked)
+        for answer in greedy(
+            model, [prompt], answers=3, temperature=1.0, draws=numbers[3 * i : 3 * i + 3]
+        )
+    ]
+    assert alone == together
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -125,9 +143,9 @@ def test_probabilities_are_those_of_one_forward_pass_over_prompt_and_answer(
 ) -> None:
     model = make(kind).double()
     asked = prompts(5)
-    numbers = torch.Generator().manual_seed(3)
+    numbers = draws(3, 5 * answers, 12)
     found = generate(
-        model, asked, 12, ENDS, 0, answers=answers, temperature=temperature, generator=numbers
+        model, asked, 12, ENDS, 0, answers=answers, temperature=temperature, draws=numbers
     )
     assert [len(group) for group in found] == [answers] * len(asked)
     for prompt, group in zip(asked, found, strict=True):
@@ -168,15 +186,15 @@ def test_an_answer_ends_with_the_first_end_token_or_with_its_budget() -> None:
 def test_tokens_are_drawn_with_the_probabilities_of_the_model(temperature: float) -> None:
     """Pairs of tokens from a vocabulary of five, so that the second draw is judged too."""
     model = make(vocabulary=5).double()
-    prompt, draws = [1, 2, 3], 4000
-    numbers = torch.Generator().manual_seed(4)
+    prompt, count = [1, 2, 3], 4000
+    numbers = draws(4, count, 2)
     (group,) = generate(
-        model, [prompt], 2, [], 0, answers=draws, temperature=temperature, generator=numbers
+        model, [prompt], 2, [], 0, answers=count, temperature=temperature, draws=numbers
     )
     counts = Counter(tuple(answer.ids) for answer in group)
     pairs = [(a, b) for a in range(5) for b in range(5)]
     observed = [counts[pair] for pair in pairs]
-    expected = [draws * prod(full_pass(model, prompt, list(pair), temperature)) for pair in pairs]
+    expected = [count * prod(full_pass(model, prompt, list(pair), temperature)) for pair in pairs]
     assert min(expected) > 5  # as the test of chi-square wants
     assert chisquare(observed, expected).pvalue > 1e-3
     assert chisquare(observed).pvalue < 1e-9  # they are far from equal, so the first one judges

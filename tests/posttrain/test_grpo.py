@@ -27,6 +27,7 @@ from icdtune.prompts.hints import render_hint
 GROUP = 3
 VISITS = 4
 SMALL = {"visits": 2, "group": 2}
+PLAIN = {"credit_weight": 0.0}
 MARK = render_hint(["A00.0"], lambda code: "").splitlines()[0]
 
 
@@ -68,7 +69,7 @@ def trainer(
     coder = GenerativeCoder.load(tuned)
     torch.manual_seed(1)
     common = arguments(work, 1, 2, 100, bf16=False)
-    update = Update(visits=VISITS, group=GROUP, micro_groups=micro, **(settings or {}))
+    update = Update(visits=VISITS, group=GROUP, micro_groups=micro, **(settings or PLAIN))
     config = grpo_config(common, update, rate)
     objective = Objective(Reward(beta=update.beta), update.credit, update.credit_weight)
     return Recorded(coder, plan, titles(task), config, VISITS, objective, **options)
@@ -342,12 +343,11 @@ def test_a_run_writes_down_its_curve(tuned: Path, small_task: Task, tmp_path: Pa
 
 @pytest.mark.parametrize("rank", [0, 4])
 def test_a_base_model_that_was_only_prompted_can_be_reinforced(
-    small_model: Path, small_task: Task, tmp_path: Path, rank: int
+    tuned: Path, small_task: Task, tmp_path: Path, rank: int
 ) -> None:
-    budgets = {"prompt_budget": 192, "answer_budget": 8}
-    train_coder(
-        "prompted", small_task, tmp_path / "base", 1, {"model": str(small_model), **budgets}
-    )
+    budgets = {"prompt_budget": 192, "answer_budget": 40}
+    options = {"model": str(tuned), **budgets}  # one that writes codes: its answers differ
+    train_coder("prompted", small_task, tmp_path / "base", 1, options)
     coder = GRPO(tmp_path / "base", steps=2, learning_rate=0.1, kl=0.1, lora_rank=rank, **SMALL)
     coder.fit(small_task, 1, tmp_path / "work")
     folder = tmp_path / "grpo"

@@ -36,7 +36,7 @@ def generate(
     pad_id: int,
     answers: int = 1,
     temperature: float = 0.0,
-    generator: torch.Generator | None = None,
+    draws: torch.Tensor | None = None,
 ) -> list[list[Generated]]:
     """Answer each prompt `answers` times.
 
@@ -47,7 +47,9 @@ def generate(
         end_ids: tokens that end an answer.
         pad_id: token for the left of shorter prompts.
         answers: how many answers a prompt; they share the forward pass of their prompt.
-        temperature: 0 is greedy; else tokens are drawn with `generator`.
+        temperature: 0 is greedy; else tokens are drawn with `draws`.
+        draws: (prompts x answers, max_new_tokens) numbers in [0, 1), one a token: an answer depends on
+            its own row alone, not on what else is in the batch.
 
     Returns:
         For each prompt its answers.
@@ -85,9 +87,11 @@ def generate(
         chances: list[list[float]] = [[] for _ in range(total)]
         rows = torch.arange(total, device=device)
         going = torch.ones(total, dtype=torch.bool, device=device)
+        numbers = None if draws is None else draws.to(device)
         stops = torch.tensor(list(end_ids), device=device)
         for step in range(max_new_tokens):
-            chosen, chance = _choose(logits, temperature, generator)
+            own = None if numbers is None else numbers[rows, step]
+            chosen, chance = _choose(logits, temperature, own)
             for row, token, value in zip(
                 rows.tolist(), chosen.tolist(), chance.tolist(), strict=True
             ):
@@ -203,17 +207,16 @@ def _common(prompts: Sequence[Sequence[int]]) -> int:
 
 
 def _choose(
-    logits: torch.Tensor, temperature: float, generator: torch.Generator | None
+    logits: torch.Tensor, temperature: float, draws: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Next token of each row and its probability."""
     chances = torch.softmax(logits if temperature == 0 else logits / temperature, -1)
-    if temperature == 0:
+    if temperature == 0 or draws is None:
         chance, chosen = chances.max(-1)
         return chosen, chance
     # Inverse of the distribution function: one random number a row, not one an entry.
     steps = chances.cumsum(-1)
-    place = torch.rand((len(logits), 1), generator=generator, device=logits.device)
-    chosen = torch.searchsorted(steps, place * steps[:, -1:], right=True)[:, 0]
+    chosen = torch.searchsorted(steps, draws[:, None] * steps[:, -1:], right=True)[:, 0]
     chosen = chosen.clamp_(max=logits.shape[-1] - 1)
     return chosen, chances.gather(-1, chosen[:, None])[:, 0]
 

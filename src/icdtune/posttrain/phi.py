@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from icdtune.coders import processes
 from icdtune.data.labels import Task
 from icdtune.data.schema import Note
 from icdtune.files import read_json, write_json
@@ -90,12 +91,27 @@ class Rounds:
         if turn not in self._predicted:
             path = self._work / f"pools-{turn}.json"
             if not path.exists():
-                started = time.perf_counter()
-                predicted, tokens = self._predict(self._notes)
-                seconds = round(time.perf_counter() - started, 1)
-                write_json(path, {"predicted": predicted, "tokens": tokens, "seconds": seconds})
+                self._predict_share(path)
             self._predicted[turn] = read_json(path)
         return self._predicted[turn]
+
+    def _predict_share(self, path: Path) -> None:
+        """Predict this process's share of the notes; the first gathers what all predicted."""
+        started, own = time.perf_counter(), processes.rank()
+        predicted, tokens = self._predict(self._notes[own :: processes.count()])
+        part = path.with_suffix(f".{own}.json")
+        write_json(part, {"predicted": predicted, "tokens": tokens})
+        processes.wait()
+        if processes.first():
+            files = [path.with_suffix(f".{rank}.json") for rank in range(processes.count())]
+            parts = [read_json(file) for file in files]
+            merged = {k: v for each in parts for k, v in each["predicted"].items()}
+            tokens = sum(each["tokens"] for each in parts)
+            seconds = round(time.perf_counter() - started, 1)
+            write_json(path, {"predicted": merged, "tokens": tokens, "seconds": seconds})
+            for file in files:
+                file.unlink()
+        processes.wait()
 
     def report(self) -> list[dict[str, Any]]:
         """One entry a refresh: pool sizes, mastered notes, recall, and what became of the hints."""

@@ -7,6 +7,7 @@ fails where an upgrade changes one.
 from __future__ import annotations
 
 import os
+import random
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -110,6 +111,7 @@ class CodeSetTrainer(GRPOTrainer):
         visits = self._plan(self.state.global_step)
         chosen = [visits[row["place"] % len(visits)] for row in inputs]
         self._current = chosen
+        self._places = [row["place"] for row in inputs]
         rows = [
             {"prompt": v.note.note_id, "gold": list(v.note.codes or ()), "place": row["place"]}
             for v, row in zip(chosen, inputs, strict=True)
@@ -152,8 +154,8 @@ class CodeSetTrainer(GRPOTrainer):
             credit[row, : len(values)] = torch.tensor(values)
         credit = credit.to(advantages.device) / size_of_one
         mixed = (1 - weight) * advantages[:, None] + weight * credit
-        idle = (mixed.view(-1, size * width) == 0).all(1).float().mean().item()
-        self._metrics["train"]["frac_advantage_zero"].append(idle)
+        idle = (mixed.view(-1, size * width) == 0).all(1)
+        self._log("frac_advantage_zero", int(idle.sum()), len(idle))
         return mixed
 
     def _generate(self, prompts: list[Any]) -> Any:
@@ -166,31 +168,44 @@ class CodeSetTrainer(GRPOTrainer):
         ]
         model = self.accelerator.unwrap_model(self.model)
         model.eval()
-        seed = (self.args.seed << 20) + self.state.global_step * 64 + self.accelerator.process_index
+        budget = coder.settings.answer_budget
+        draws = torch.cat([self._draws(place, budget) for place in self._places[::size]])
         with torch.no_grad():
             groups = generate(
                 model,
                 ids,
-                coder.settings.answer_budget,
+                budget,
                 end_ids(model, coder.tokenizer),
                 coder.tokenizer.pad_token_id,
                 answers=size,
                 temperature=self.temperature,
-                generator=torch.Generator(model.device).manual_seed(seed),
+                draws=draws,
             )
         model.train()
         answers = [answer for group in groups for answer in group]
         prompt_ids = [prompt for prompt in ids for _ in range(size)]
         self._rollouts = [self._read(answer.ids, answer.ended) for answer in answers]
-        seen = sum(map(len, prompt_ids)) + sum(len(a.ids) for a in answers)
-        self.state.num_input_tokens_seen += seen
-        metrics = self._metrics["train"]
-        metrics["prompt_tokens"].append(float(sum(map(len, ids))))
-        metrics["answer_tokens"].append(float(sum(len(a.ids) for a in answers)))
-        metrics["truncated"].append(sum(not a.ended for a in answers) / len(answers))
-        metrics["hinted"].append(sum(bool(v.hint) for v in heads) / len(heads))
+        asked = sum(map(len, ids))
+        answered = sum(len(a.ids) for a in answers)
+        self.state.num_input_tokens_seen += asked * size + answered
+        self._log("prompt_tokens", asked)
+        self._log("answer_tokens", answered)
+        self._log("truncated", sum(not a.ended for a in answers), len(answers))
+        self._log("hinted", sum(bool(v.hint) for v in heads), len(heads))
         texts = [rollout.text for rollout in self._rollouts]
         return prompt_ids, [a.ids for a in answers], None, texts, None, {}, None, []
+
+    def _draws(self, place: int, budget: int) -> torch.Tensor:
+        """(group, budget) numbers in [0, 1) of a visit, whichever process answers it."""
+        seed = random.Random(f"{self.args.seed}:{self.state.global_step}:{place}").getrandbits(63)
+        numbers = torch.Generator().manual_seed(seed)
+        return torch.rand((self.num_generations, budget), generator=numbers)
+
+    def _log(self, name: str, value: float, count: float | None = None) -> None:
+        """A sum over all processes, or where a count is given a mean."""
+        parts = torch.tensor([value, count or 0.0], device=self.accelerator.device)
+        total, number = self.accelerator.reduce(parts, "sum").tolist()
+        self._metrics["train"][name].append(total if count is None else total / number)
 
     def _read(self, ids: list[int], ended: bool) -> Rollout:
         """An answer's text and codes; tokens keep their places, nothing is tokenised again."""
