@@ -238,6 +238,13 @@ def test_an_answer_that_was_cut_off_has_no_credit_for_its_end_or_a_part_of_a_cod
     assert token_credits(credited, read(text), text, offsets, ended=False) == [0] * 5
 
 
+def test_codes_found_without_a_block_have_no_tokens_of_their_own() -> None:
+    text, offsets = tokens("He has |I10|, and |D62|")
+    answer = parse_answer(text, SYSTEMS, "anywhere")
+    assert answer.codes == ("I10", "D62")
+    assert token_credits(Credited(dict(VALUES)), answer, text, offsets) == [0] * 5
+
+
 @given(st.lists(sets, min_size=2, max_size=4), sets)
 def test_credit_on_tokens_adds_up_to_that_of_the_decisions(
     answers: list[frozenset[str]], gold: frozenset[str]

@@ -273,6 +273,42 @@ def test_checkpointing_changes_nothing(tuned: Path, small_task: Task, tmp_path: 
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-4, atol=1e-5)
 
 
+def test_many_cut_answers_and_rewards_that_are_all_alike_are_said_once(
+    small_model: Path, small_task: Task, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    """A model of random weights neither ends its answers nor writes a code."""
+    budgets = {"model": str(small_model), "prompt_budget": 192, "answer_budget": 4}
+    train_coder("prompted", small_task, tmp_path / "base", 1, budgets)
+    options = {"start": str(tmp_path / "base"), "steps": 6, **SMALL}
+    train_coder("grpo", small_task, tmp_path / "grpo", 1, options)
+    texts = [str(warning.message) for warning in recwarn]
+    assert sum("of the answers were cut at 4 tokens" in text for text in texts) == 1
+    assert sum("have earned the same for 5 updates" in text for text in texts) == 1
+
+
+def test_answers_sampled_in_parts_are_those_sampled_together(
+    tuned: Path, small_task: Task, tmp_path: Path
+) -> None:
+    found = []
+    for place, batch_tokens in enumerate((None, 1)):  # all together, and one note at a time
+        made = trainer(tuned, small_task, hinted_plan(small_task), tmp_path / str(place))
+        settings = made._coder.settings
+        made._coder.settings = settings.model_copy(update={"batch_tokens": batch_tokens})
+        run(made, tmp_path / str(place), "Test")
+        found.append([texts for _, _, texts in made.steps])
+    assert found[0] == found[1]
+
+
+def test_an_epoch_of_grpo_visits_every_note_once(
+    tuned: Path, small_task: Task, tmp_path: Path
+) -> None:
+    notes = len(list(small_task.notes("train")))
+    visits = notes // 2
+    options = {"start": str(tuned), "epochs": 1, "visits": visits, "group": 2}
+    train_coder("grpo", small_task, tmp_path / "grpo", 1, options)
+    assert read_json(tmp_path / "grpo" / "training.json")["steps"] == 2
+
+
 def test_nothing_falls_back(
     tuned: Path, small_task: Task, tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:

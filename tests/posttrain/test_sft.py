@@ -118,6 +118,24 @@ def test_a_trained_folder_holds_its_learning_curve(tuned: Path) -> None:
     assert training["lora_rank"] == 0
 
 
+def test_checkpointing_changes_nothing_and_an_epoch_is_as_long_as_it_was_asked(
+    small_model: Path, eight: Task, tmp_path: Path
+) -> None:
+    coders = [
+        fitted(eight, small_model, tmp_path / str(on), epochs=2.0, batch=4, checkpointing=on)
+        for on in (False, True)
+    ]
+    assert [coder.training["steps"] for coder in coders] == [4, 4]
+    torch.testing.assert_close(
+        coders[0].model.state_dict(), coders[1].model.state_dict(), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_how_an_open_answer_is_read_is_kept(small_model: Path, eight: Task, tmp_path: Path) -> None:
+    coder = fitted(eight, small_model, tmp_path / "work", steps=1, scan="truncated")
+    assert coder.settings.scan == "truncated"
+
+
 def json_of(path: Path) -> Any:
     from icdtune.files import read_json
 

@@ -121,7 +121,7 @@ def coder_source(name: str) -> str:
 def base_model(name: str, options: Mapping[str, Any]) -> str | None:
     """The base model that a coder would load, None where it loads none."""
     found = parameters(coder_class(name)).get("model")
-    return None if found is None else str(options.get("model", found[1]))
+    return None if found is None else str(all_options(name, options).get("model", found[1]))
 
 
 def options_text(name: str) -> str:
@@ -140,7 +140,13 @@ def options_text(name: str) -> str:
 def make_coder(name: str, options: Mapping[str, Any]) -> TrainableCoder:
     """A fresh coder; IcdtuneError for an option that it does not have."""
     cls = coder_class(name)
-    return cls(**check_options(cls, options, f'coder "{name}"'))
+    return cls(**check_options(cls, all_options(name, options), f'coder "{name}"'))
+
+
+def all_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options given and those of the preset that they name, where the class has presets."""
+    with_preset = getattr(coder_class(name), "with_preset", None)
+    return with_preset(options) if with_preset else dict(options)
 
 
 def train_coder(
@@ -158,7 +164,14 @@ def train_coder(
     several processes (`accelerate launch`) the first writes.
     """
     coder = make_coder(name, options)
-    settings = [name, options, seed, task.corpus.info.hash, task.labels.digest, versions()]
+    settings = [
+        name,
+        all_options(name, options),
+        seed,
+        task.corpus.info.hash,
+        task.labels.digest,
+        versions(),
+    ]
     used = [Path(str(value)) / "coder.json" for value in options.values()]
     settings += [read_json(path) for path in used if path.is_file()]
     with work_folder(folder, [*settings, coder_source(name)]) as (work, clock):

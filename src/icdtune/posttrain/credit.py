@@ -111,6 +111,8 @@ def token_credits(
         ended: whether the answer ended by itself.
     """
     values = [0.0] * len(offsets)
+    if not answer.start:  # no block was opened: codes that were found anywhere
+        return values
     place = _Tokens(offsets)
     items = _items(answer)
     complete = items if answer.closed or ended else items[:-1]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,6 +20,7 @@ from icdtune.data.labels import Task, read_labels
 from icdtune.errors import IcdtuneError
 from icdtune.files import read_json
 from icdtune.posttrain.curriculum import Visit, plain_visits
+from icdtune.posttrain.presets import with_preset
 from icdtune.posttrain.reward import Kind, Reward, class_weights
 
 if TYPE_CHECKING:
@@ -202,22 +205,35 @@ class GRPO(Reinforced):
 
     Args:
         start: folder of the fine-tuned coder.
+        preset: a name in presets/posttrain.yaml, as paper-qwen2.5-1.5b-mimic3-full; options given take
+            the place of its own.
         steps: updates.
-        match: folder of a PHI coder whose number of updates is taken instead of `steps`.
+        epochs: passes over the training notes, instead of `steps`.
+        match: folder of a PHI coder whose number of updates is taken instead of either.
         update: options of `Update`.
     """
 
+    with_preset = staticmethod(partial(with_preset, "grpo"))
+
     def __init__(
-        self, start: Path, steps: Count = 120, match: Path | None = None, **update: Any
+        self,
+        start: Path,
+        steps: Count = 120,
+        epochs: Rate | None = None,
+        match: Path | None = None,
+        **update: Any,
     ) -> None:
         super().__init__(start, Update(**update))
-        self._steps, self._match = steps, match
+        self._steps, self._epochs, self._match = steps, epochs, match
 
     def fit(self, task: Task, seed: int, work: Path) -> None:
         """Train on the split "train"."""
         steps = self._steps if self._match is None else self._matched(self._match)
         self.begin(task)
-        order = plain_visits(list(task.notes("train")), seed)
+        notes = list(task.notes("train"))
+        if self._match is None and self._epochs is not None:
+            steps = math.ceil(self._epochs * len(notes) / self._update.visits)
+        order = plain_visits(notes, seed)
         drawn: list[Visit] = []
 
         def plan(step: int) -> list[Visit]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from icdtune.data.schema import Note
 from icdtune.files import read_json, write_json
 from icdtune.posttrain.curriculum import HintPools, Visit, epoch, hinted_round, refresh
 from icdtune.posttrain.grpo import Count, Reinforced, Update
+from icdtune.posttrain.presets import with_preset
 
 Predict = Callable[[Sequence[Note]], tuple[dict[str, list[str]], int]]
 """Hint-free prediction: note id -> codes, and the tokens it took."""
@@ -148,11 +150,15 @@ class PHI(Reinforced):
 
     Args:
         start: folder of the fine-tuned coder.
+        preset: a name in presets/posttrain.yaml, as paper-qwen2.5-1.5b-mimic3-full; options given take
+            the place of its own.
         rounds: rounds of the curriculum.
         steps: the most updates of a round; a round is one epoch over its notes, or this.
         notes: training notes in the curriculum, drawn with the seed; None is all.
         update: options of `Update`.
     """
+
+    with_preset = staticmethod(partial(with_preset, "phi"))
 
     def __init__(
         self,

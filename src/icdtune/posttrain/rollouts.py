@@ -21,7 +21,8 @@ from trl.trainer.utils import split_tensor_dict
 
 from icdtune.coders.generative import GenerativeCoder, end_ids, spell
 from icdtune.coders.training import part
-from icdtune.decoding.generate import generate
+from icdtune.decoding.generate import Generated, batches, generate
+from icdtune.decoding.hardware import batch_tokens
 from icdtune.errors import IcdtuneError
 from icdtune.posttrain.credit import (
     code_credits,
@@ -43,6 +44,12 @@ if TYPE_CHECKING:
 
 Plan = Callable[[int], Sequence[Visit]]
 """The visits of a step, by its number from 0."""
+
+
+MOST_CUT = 0.2
+"""Share of answers that may be cut at their budget before that is said."""
+ALIKE = 5
+"""Updates in a row without any difference of rewards before that is said."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,7 @@ class CodeSetTrainer(GRPOTrainer):
         **options: Any,
     ) -> None:
         self._objective = objective
+        self._alike, self._said = 0, set[str]()
         self._coder, self._plan, self._title = coder, plan, title
         # What a step reads is decided by the plan and the step; the data set only counts the rows.
         rows = [{"prompt": "", "place": i % visits} for i in range(visits * config.max_steps)]
@@ -117,12 +125,34 @@ class CodeSetTrainer(GRPOTrainer):
             for v, row in zip(chosen, inputs, strict=True)
         ]
         scored: dict[str, Any] = super()._generate_and_score_completions(rows)
+        self._watch()
         if self._objective.credit_weight:
             golds = [frozenset(row["gold"]) for row in rows]
             scored["advantages"] = self._with_credit(
                 scored["advantages"], scored["completion_ids"].shape[1], golds
             )
         return scored
+
+    def _watch(self) -> None:
+        """Say once where nothing can be learnt from the answers, or many of them are cut."""
+        metrics = self._metrics["train"]
+        cut = metrics["truncated"][-1]
+        self._alike = self._alike + 1 if metrics["frac_reward_zero_std"][-1] == 1 else 0
+        if cut > MOST_CUT and "cut" not in self._said:
+            self._said.add("cut")
+            budget = self._coder.settings.answer_budget
+            warnings.warn(
+                f"{cut:.0%} of the answers were cut at {budget} tokens and earn little or nothing. "
+                f"Fine-tune with a larger answer_budget, or longer, so that answers end",
+                stacklevel=2,
+            )
+        if self._alike == ALIKE and "alike" not in self._said:
+            self._said.add("alike")
+            warnings.warn(
+                f"the answers of every note have earned the same for {ALIKE} updates: nothing is "
+                f"learnt. See whether the start coder writes codes, or raise group or temperature",
+                stacklevel=2,
+            )
 
     def _with_credit(
         self, advantages: torch.Tensor, width: int, golds: Sequence[frozenset[str]]
@@ -145,9 +175,8 @@ class CodeSetTrainer(GRPOTrainer):
                     for one, r in zip(credited, group, strict=True)
                 ]
             rows += found
-        totals = torch.tensor([*sum_of_squares(decisions)], dtype=torch.float64)
-        totals = self.accelerator.reduce(totals.to(advantages.device, torch.float32), "sum")
-        size_of_one = rms(*totals.tolist())
+        totals = torch.tensor(sum_of_squares(decisions), device=advantages.device)
+        size_of_one = rms(*self.accelerator.reduce(totals, "sum").tolist())
         self._metrics["train"]["credit_rms"].append(size_of_one)
         credit = torch.zeros(len(rows), width)
         for row, values in enumerate(rows):
@@ -168,19 +197,7 @@ class CodeSetTrainer(GRPOTrainer):
         ]
         model = self.accelerator.unwrap_model(self.model)
         model.eval()
-        budget = coder.settings.answer_budget
-        draws = torch.cat([self._draws(place, budget) for place in self._places[::size]])
-        with torch.no_grad():
-            groups = generate(
-                model,
-                ids,
-                budget,
-                end_ids(model, coder.tokenizer),
-                coder.tokenizer.pad_token_id,
-                answers=size,
-                temperature=self.temperature,
-                draws=draws,
-            )
+        groups = self._sample(model, ids)
         model.train()
         answers = [answer for group in groups for answer in group]
         prompt_ids = [prompt for prompt in ids for _ in range(size)]
@@ -194,6 +211,28 @@ class CodeSetTrainer(GRPOTrainer):
         self._log("hinted", sum(bool(v.hint) for v in heads), len(heads))
         texts = [rollout.text for rollout in self._rollouts]
         return prompt_ids, [a.ids for a in answers], None, texts, None, {}, None, []
+
+    def _sample(self, model: Any, prompts: list[list[int]]) -> list[list[Generated]]:
+        """A group of answers to each prompt, as many prompts at once as the memory allows."""
+        coder, size = self._coder, self.num_generations
+        budget = coder.settings.answer_budget
+        draws = [self._draws(place, budget) for place in self._places[::size]]
+        most = coder.settings.batch_tokens or batch_tokens(model.device)
+        lengths = [len(prompt) + size * budget for prompt in prompts]
+        found: dict[int, list[Generated]] = {}
+        for together in batches(lengths, most):
+            groups = generate(
+                model,
+                [prompts[i] for i in together],
+                budget,
+                end_ids(model, coder.tokenizer),
+                coder.tokenizer.pad_token_id,
+                answers=size,
+                temperature=self.temperature,
+                draws=torch.cat([draws[i] for i in together]),
+            )
+            found |= dict(zip(together, groups, strict=True))
+        return [found[i] for i in range(len(prompts))]
 
     def _draws(self, place: int, budget: int) -> torch.Tensor:
         """(group, budget) numbers in [0, 1) of a visit, whichever process answers it."""

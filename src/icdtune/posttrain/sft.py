@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,8 +14,9 @@ from icdtune.coders.generative import Budget, GenerativeCoder, start_coder
 from icdtune.data.labels import Task
 from icdtune.data.schema import Note
 from icdtune.errors import IcdtuneError
+from icdtune.posttrain.presets import with_preset
 from icdtune.progress import track
-from icdtune.prompts.answer import format_answer
+from icdtune.prompts.answer import Scan, format_answer
 from icdtune.prompts.prompt import check_tokenizer
 
 if TYPE_CHECKING:
@@ -30,18 +32,27 @@ class SFT(GenerativeCoder):
     Args:
         model: "tiny", "smollm2-135m", a model folder or a hub id.
         layers: keep only the first so many layers of the model.
-        steps: updates; None is three epochs.
+        preset: a name in presets/posttrain.yaml, as paper-qwen2.5-1.5b-mimic3-full; options given take
+            the place of its own.
+        steps: updates; None is `epochs`.
+        epochs: passes over the training notes.
         batch: notes an update.
         micro_batch: notes a forward pass: bounds the memory.
         learning_rate: peak of a cosine schedule with a warm-up of 0.1; None is 1e-3 for a model that
             is trained whole and 1e-4 for LoRA (the study's released value).
         lora_rank: 0 trains the whole model; None is 0 for small models and 8 (the study's) else.
+        checkpointing: forward twice and keep fewer activations: bounds the memory of large models.
         prompt_budget, answer_budget: tokens of prompt and answer.
+        scan: what is read of an answer without a closing tag: nothing ("block"), or as in the study's
+            release what follows the opening one ("truncated").
     """
+
+    with_preset = staticmethod(partial(with_preset, "sft"))
 
     parts = (
         *GenerativeCoder.parts,
         "posttrain/sft.py",
+        "posttrain/presets.py",
         "posttrain/answer_loss.py",
         "coders/training.py",
     )
@@ -51,15 +62,19 @@ class SFT(GenerativeCoder):
         model: str = "tiny",
         layers: Annotated[int, Field(ge=1)] | None = None,
         steps: Annotated[int, Field(ge=1)] | None = None,
+        epochs: Rate = 3.0,
         batch: Annotated[int, Field(ge=1)] = 8,
         micro_batch: Annotated[int, Field(ge=1)] = 8,
         learning_rate: Rate | None = None,
         lora_rank: Annotated[int, Field(ge=0)] | None = None,
+        checkpointing: bool = False,
         prompt_budget: Budget = 2048,
         answer_budget: Budget = 96,
+        scan: Scan = "block",
     ) -> None:
         super().__init__()
-        self._model, self._layers = model, layers
+        self._model, self._layers, self._scan = model, layers, scan
+        self._epochs, self._checkpointing = epochs, checkpointing
         self._steps, self._batch, self._micro = steps, batch, micro_batch
         self._rate, self._rank = learning_rate, lora_rank
         self._budgets = (prompt_budget, answer_budget)
@@ -81,10 +96,11 @@ class SFT(GenerativeCoder):
         use_cores()
         torch.manual_seed(seed)
         coder = start_coder(self._model, self._layers, self._budgets, task.corpus.info.code_systems)
+        coder.settings = coder.settings.model_copy(update={"scan": self._scan})
         check_tokenizer(coder.tokenizer, task.labels.codes, f'model "{self._model}"')
         started = time.perf_counter()
         rows = training_rows(coder, list(task.notes("train")), str(task.corpus.path))
-        steps = self._steps or max(1, round(3 * len(rows) / self._batch))
+        steps = self._steps or max(1, round(self._epochs * len(rows) / self._batch))
         rank = lora_rank(coder.model, self._rank)
         rate = self._rate or (1e-4 if rank else 1e-3)
 
@@ -99,7 +115,8 @@ class SFT(GenerativeCoder):
         own = processes.share(self._batch)
         micro = part(own, self._micro)
         config = SFTConfig(
-            **common,
+            **common | {"gradient_checkpointing": self._checkpointing},
+            gradient_checkpointing_kwargs={"use_reentrant": False},
             per_device_train_batch_size=micro,
             gradient_accumulation_steps=own // micro,
             learning_rate=rate,

@@ -67,9 +67,9 @@ class Prompt:
 
 
 def render(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The text that the model reads, up to where its answer begins."""
+    """The text that the model reads, up to where its answer begins; thinking is off where it can be."""
     text: str = tokenizer.apply_chat_template(
-        prompt.messages(), tokenize=False, add_generation_prompt=True
+        prompt.messages(), tokenize=False, add_generation_prompt=True, enable_thinking=False
     )
     return text
 
