@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from typing import Any
 
 import pytest
+from accelerate.commands.config.config_args import load_config_from_file
 
 from icdtune.coders.base import all_options, coder_class, make_coder
 from icdtune.errors import IcdtuneError
@@ -51,6 +53,14 @@ def test_ours_differ_from_the_studys_in_what_we_found_better(ladder: str) -> Non
         assert paper[stage]["charge_repeats"] is False
         ours = {"credit_weight": 0.5, "charge_repeats": True}
         assert fast[stage] == paper[stage] | ours
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp2", "deepspeed-zero2"])
+def test_accelerate_reads_its_configurations(name: str) -> None:
+    path = files("icdtune").joinpath("presets", "accelerate", f"{name}.yaml")
+    found = load_config_from_file(str(path))  # raises for a key that it does not know
+    assert found.num_processes == 8
+    assert found.mixed_precision == "bf16"
 
 
 def test_given_options_come_first() -> None:

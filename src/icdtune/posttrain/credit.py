@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from icdtune.posttrain.reward import Reward
 from icdtune.prompts.answer import Answer, Found
 
+SEPARATORS = " ,;\n\t"
+"""What stands between the items of an answer."""
 FLOOR = 1e-3
 """Least root mean square that credits are divided by: below it there is nothing to learn."""
 
@@ -116,12 +118,11 @@ def token_credits(
     place = _Tokens(offsets)
     items = _items(answer)
     complete = items if answer.closed or ended else items[:-1]
-    before = answer.start
     for item, again in complete:
         credit = credited.repeats.get(item.code, 0.0) if again else credited.codes[item.code]
+        before = len(text[answer.start : item.start].rstrip(SEPARATORS)) + answer.start
         for token in place.beginning(before, item.end):
             values[token] += credit
-        before = item.end
     written = set(answer.codes)
     spelled = [(text[item.start : item.end].upper(), item) for item, _ in complete]
     for code, credit in credited.codes.items():
