@@ -31,23 +31,26 @@ def main(
     coders: list[Path],
     split: str = "test",
     methods: str = "",
+    notes: Annotated[int | None, typer.Option(help="The first so many.")] = None,
     out: Annotated[Path | None, typer.Option()] = None,
 ) -> None:
     """Score every method of every coder, or those named (with commas between)."""
     opened = Corpus(corpus)
     found: dict[str, Any] = {"corpus_hash": opened.info.hash, "split": split, "coders": []}
     for folder in coders:
-        found["coders"].append(scores(opened, folder, split, methods))
+        found["coders"].append(scores(opened, folder, split, methods, notes))
     if out:
         write_json(out, found)
 
 
-def scores(corpus: Corpus, folder: Path, split: str, methods: str) -> dict[str, Any]:
+def scores(
+    corpus: Corpus, folder: Path, split: str, methods: str, most: int | None
+) -> dict[str, Any]:
     """Metrics of every method of a coder, and the default's differences from the baselines."""
     coder, info = load_coder(folder), read_coder_info(folder)
     assert isinstance(coder, NeuralClassifier)
     task = Task(corpus, read_labels(folder / "labels.json", corpus.info.code_systems))
-    notes = list(task.notes(split))
+    notes = list(task.notes(split))[:most]
     tokens = {note.note_id: (note.subject_id, word_offsets(note.text)) for note in notes}
     predicted = {row.note_id: row.codes for row in coder.predict(notes)}
     answered = [(note, predicted[note.note_id]) for note in notes]
