@@ -52,6 +52,8 @@ def relevance(model: PreTrainedModel, ids: list[int], labels: list[int], method:
 
 def methods(model: PreTrainedModel) -> tuple[str, ...]:
     """The methods that a network can, its default first."""
+    if hasattr(model, "encoder"):  # its states hold their neighbours' words: docs/classifiers.md
+        return ("attingrad", "attention", "integrated-gradients")
     if hasattr(model, "attention"):
         return ("attention", "integrated-gradients", "attingrad")
     return ("integrated-gradients",)
