@@ -283,7 +283,7 @@ def test_many_cut_answers_and_rewards_that_are_all_alike_are_said_once(
     train_coder("grpo", small_task, tmp_path / "grpo", 1, options)
     texts = [str(warning.message) for warning in recwarn]
     assert sum("of the answers were cut at 4 tokens" in text for text in texts) == 1
-    assert sum("have earned the same for 5 updates" in text for text in texts) == 1
+    assert sum("told the answers of a note apart for 5 updates" in text for text in texts) == 1
 
 
 def test_answers_sampled_in_parts_are_those_sampled_together(
@@ -299,6 +299,16 @@ def test_answers_sampled_in_parts_are_those_sampled_together(
     assert found[0] == found[1]
 
 
+def test_a_reference_that_would_not_be_the_start_is_refused(
+    tuned: Path, small_task: Task, tmp_path: Path
+) -> None:
+    options = {"model": str(tuned), "steps": 1, "lora_rank": 4, "answer_budget": 24}
+    train_coder("sft", small_task, tmp_path / "sft", 1, options)
+    options = {"start": str(tmp_path / "sft"), "steps": 1, "lora_rank": 0, "kl": 0.01, **SMALL}
+    with pytest.raises(IcdtuneError, match="not from the start. Give a lora_rank, or kl 0"):
+        train_coder("grpo", small_task, tmp_path / "grpo", 1, options)
+
+
 def test_an_epoch_of_grpo_visits_every_note_once(
     tuned: Path, small_task: Task, tmp_path: Path
 ) -> None:
@@ -307,6 +317,8 @@ def test_an_epoch_of_grpo_visits_every_note_once(
     options = {"start": str(tuned), "epochs": 1, "visits": visits, "group": 2}
     train_coder("grpo", small_task, tmp_path / "grpo", 1, options)
     assert read_json(tmp_path / "grpo" / "training.json")["steps"] == 2
+    train_coder("grpo", small_task, tmp_path / "fewer", 1, options | {"steps": 1})
+    assert read_json(tmp_path / "fewer" / "training.json")["steps"] == 1
 
 
 def test_nothing_falls_back(

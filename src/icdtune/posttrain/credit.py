@@ -147,7 +147,7 @@ def to_go(
     """The other variant: a token's advantage is R(answer) - R(the items completed before it).
 
     What was written before a token is known when it is drawn, so that taking its reward away leaves the
-    gradient of the expected reward unbiased.
+    gradient of the expected reward unbiased, but for what docs/credit.md names.
     """
     whole = reward.of(*reward.tally(frozenset(answer.codes), gold, repeats(answer)))
     values = [0.0] * len(offsets)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
+STEPS = 120
+"""Updates of GRPO where nothing else is said."""
 Share = Annotated[float, Field(ge=0, le=1)]
 CURVES = (
     "loss",
@@ -67,8 +69,6 @@ class Update:
             study's). docs/results.md has what 0.5 was chosen on.
         credit: "codes" credits each code's decision, "to-go" what was still to be gained.
         temperature: of the rollouts.
-        clip_high: upper clipping range of the probability ratio; None is that of the lower, 0.2.
-        importance: probability ratios by "token" or by "sequence".
         scale: divide rewards by their deviation in the "group", in the "batch", or by "none".
     """
 
@@ -87,8 +87,6 @@ class Update:
     credit_weight: Share = 0.5
     credit: Literal["codes", "to-go"] = "codes"
     temperature: Rate = 1.0
-    clip_high: Rate | None = None
-    importance: Literal["token", "sequence"] = "token"
     scale: Literal["group", "batch", "none"] = "group"
 
 
@@ -152,6 +150,11 @@ class Reinforced(GenerativeCoder):
         started = time.perf_counter()
         update = self._update
         rank = lora_rank(self.model, update.lora_rank)
+        if update.kl and not rank and self._given.adapters:
+            raise IcdtuneError(
+                f"{self._start} is an adapter of {self._given.base}: with lora_rank 0 the divergence "
+                f"would be from that model, not from the start. Give a lora_rank, or kl 0"
+            )
         rate = update.learning_rate or (1e-5 if rank else 3e-5)
         common = arguments(
             work, seed, steps, max(5, steps // 6), half_precision(self.model.device)
@@ -207,8 +210,8 @@ class GRPO(Reinforced):
         start: folder of the fine-tuned coder.
         preset: a name in presets/posttrain.yaml, as paper-qwen2.5-1.5b-mimic3-full; options given take
             the place of its own.
-        steps: updates.
-        epochs: passes over the training notes, instead of `steps`.
+        steps: updates; None is `epochs`, or 120 where that is not given either.
+        epochs: passes over the training notes.
         match: folder of a PHI coder whose number of updates is taken instead of either.
         update: options of `Update`.
     """
@@ -218,7 +221,7 @@ class GRPO(Reinforced):
     def __init__(
         self,
         start: Path,
-        steps: Count = 120,
+        steps: Count | None = None,
         epochs: Rate | None = None,
         match: Path | None = None,
         **update: Any,
@@ -228,11 +231,15 @@ class GRPO(Reinforced):
 
     def fit(self, task: Task, seed: int, work: Path) -> None:
         """Train on the split "train"."""
-        steps = self._steps if self._match is None else self._matched(self._match)
+        matched = None if self._match is None else self._matched(self._match)
         self.begin(task)
         notes = list(task.notes("train"))
-        if self._match is None and self._epochs is not None:
-            steps = math.ceil(self._epochs * len(notes) / self._update.visits)
+        steps = self._steps if matched is None else matched
+        if steps is None:
+            passes = self._epochs
+            steps = (
+                STEPS if passes is None else math.ceil(passes * len(notes) / self._update.visits)
+            )
         order = plain_visits(notes, seed)
         drawn: list[Visit] = []
 

@@ -49,7 +49,7 @@ Plan = Callable[[int], Sequence[Visit]]
 MOST_CUT = 0.2
 """Share of answers that may be cut at their budget before that is said."""
 ALIKE = 5
-"""Updates in a row without any difference of rewards before that is said."""
+"""Updates in a row without any advantage before that is said."""
 
 
 @dataclass(frozen=True)
@@ -125,19 +125,21 @@ class CodeSetTrainer(GRPOTrainer):
             for v, row in zip(chosen, inputs, strict=True)
         ]
         scored: dict[str, Any] = super()._generate_and_score_completions(rows)
-        self._watch()
+        advantages = scored["advantages"]
         if self._objective.credit_weight:
             golds = [frozenset(row["gold"]) for row in rows]
-            scored["advantages"] = self._with_credit(
-                scored["advantages"], scored["completion_ids"].shape[1], golds
-            )
+            advantages = self._with_credit(advantages, scored["completion_ids"].shape[1], golds)
+            scored["advantages"] = advantages
+        idle = (advantages.reshape(len(rows) // self.num_generations, -1) == 0).all(1)
+        self._log("frac_advantage_zero", int(idle.sum()), len(idle))
+        self._watch()
         return scored
 
     def _watch(self) -> None:
         """Say once where nothing can be learnt from the answers, or many of them are cut."""
         metrics = self._metrics["train"]
         cut = metrics["truncated"][-1]
-        self._alike = self._alike + 1 if metrics["frac_reward_zero_std"][-1] == 1 else 0
+        self._alike = self._alike + 1 if metrics["frac_advantage_zero"][-1] == 1 else 0
         if cut > MOST_CUT and "cut" not in self._said:
             self._said.add("cut")
             budget = self._coder.settings.answer_budget
@@ -149,7 +151,7 @@ class CodeSetTrainer(GRPOTrainer):
         if self._alike == ALIKE and "alike" not in self._said:
             self._said.add("alike")
             warnings.warn(
-                f"the answers of every note have earned the same for {ALIKE} updates: nothing is "
+                f"nothing told the answers of a note apart for {ALIKE} updates: nothing is "
                 f"learnt. See whether the start coder writes codes, or raise group or temperature",
                 stacklevel=2,
             )
@@ -175,17 +177,16 @@ class CodeSetTrainer(GRPOTrainer):
                     for one, r in zip(credited, group, strict=True)
                 ]
             rows += found
-        totals = torch.tensor(sum_of_squares(decisions), device=advantages.device)
+        totals = torch.tensor(
+            sum_of_squares(decisions), dtype=torch.float32, device=advantages.device
+        )
         size_of_one = rms(*self.accelerator.reduce(totals, "sum").tolist())
         self._metrics["train"]["credit_rms"].append(size_of_one)
         credit = torch.zeros(len(rows), width)
         for row, values in enumerate(rows):
             credit[row, : len(values)] = torch.tensor(values)
         credit = credit.to(advantages.device) / size_of_one
-        mixed = (1 - weight) * advantages[:, None] + weight * credit
-        idle = (mixed.view(-1, size * width) == 0).all(1)
-        self._log("frac_advantage_zero", int(idle.sum()), len(idle))
-        return mixed
+        return (1 - weight) * advantages[:, None] + weight * credit
 
     def _generate(self, prompts: list[Any]) -> Any:
         """Answer the visits; each group's prompt is rendered and forwarded once."""
@@ -335,7 +336,6 @@ def grpo_config(common: dict[str, Any], update: Update, rate: float) -> GRPOConf
     settings = common | {
         "gradient_checkpointing": update.checkpointing,
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
-        "epsilon_high": update.clip_high,
     }
     return GRPOConfig(
         **settings,
@@ -346,7 +346,6 @@ def grpo_config(common: dict[str, Any], update: Update, rate: float) -> GRPOConf
         learning_rate=rate,
         beta=update.kl,
         temperature=update.temperature,
-        importance_sampling_level=update.importance,
         max_completion_length=None,
         loss_type="dapo",
         scale_rewards=update.scale,

@@ -116,7 +116,7 @@ def _answers(
     _, prompt_key, prompt_value = prompt
     if window is not None and window >= group.prompt + group.width:
         window = None
-    if window is None and _flash(query):
+    if window is None and query.shape[-1] == value.shape[-1] and _flash(query):
         found: torch.Tensor = _TwoParts.apply(
             query, prompt_key, prompt_value, key, value, group, scale
         )

@@ -19,6 +19,7 @@ from filelock import FileLock
 
 import icdtune
 from icdtune.coders.base import (
+    all_options,
     base_model,
     coder_source,
     load_coder,
@@ -167,7 +168,7 @@ def _trained(study: Study, task: Task, run: Run) -> str:
             task.labels.model_dump(),
             run.choice.coder,
             coder_source(run.choice.coder),
-            run.choice.options,
+            all_options(run.choice.coder, run.choice.options),
             _base_files(run.choice),
             {option: _trained(study, task, used) for option, used in run.uses.items()},
             run.seed,
