@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -195,9 +194,8 @@ class Reinforced(GenerativeCoder):
         update = self._update
         weights: dict[str, float] = {}
         if update.balanced:
-            weights = class_weights(
-                Counter(code for note in task.notes("train") for code in note.codes or ())
-            )
+            counts = task.frequencies()
+            weights = class_weights({c: counts[c] for c in task.labels.codes if counts[c]})
         return Reward(
             update.reward, update.beta, weights, update.format_weight, update.charge_repeats
         )

@@ -6,7 +6,6 @@ fails where an upgrade changes one.
 
 from __future__ import annotations
 
-import os
 import random
 import warnings
 from collections.abc import Callable, Sequence
@@ -19,11 +18,11 @@ from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
+from icdtune.coders import processes
 from icdtune.coders.generative import GenerativeCoder, end_ids, spell
 from icdtune.coders.training import part
 from icdtune.decoding.generate import Generated, batches, generate
 from icdtune.decoding.hardware import batch_tokens
-from icdtune.errors import IcdtuneError
 from icdtune.posttrain.credit import (
     code_credits,
     repeats,
@@ -325,14 +324,9 @@ def grpo_config(common: dict[str, Any], update: Update, rate: float) -> GRPOConf
 
     At most `micro_groups` groups go into a backward pass of a process.
     """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    visits, group = update.visits, update.group
-    if visits % processes:
-        raise IcdtuneError(
-            f"{visits} visits cannot be shared by {processes} processes. Give a multiple of them"
-        )
-    micro = part(visits // processes, update.micro_groups)
-    parts = visits // processes // micro
+    group, own = update.group, processes.share(update.visits, "visits")
+    micro = part(own, update.micro_groups)
+    parts = own // micro
     settings = common | {
         "gradient_checkpointing": update.checkpointing,
         "gradient_checkpointing_kwargs": {"use_reentrant": False},

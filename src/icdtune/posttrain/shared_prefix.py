@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from icdtune.posttrain.tree_attention import Group
 
@@ -47,7 +48,8 @@ def log_probabilities(
         temperature: the scores are divided by it.
 
     Returns:
-        Two tensors (rows, answer_width), 0 at padding; the second None unless `with_entropy`.
+        Two tensors (rows, answer_width), 0 beyond the longest answer of a group; the second None
+        unless `with_entropy`.
     """
     width = input_ids.shape[1] - answer_width
     answers, prompts = input_ids[:, width:], input_ids[::group, :width]
@@ -55,15 +57,19 @@ def log_probabilities(
     prompt_sizes = seen.sum(1).tolist()
     sizes = attention_mask[:, width:].sum(1).view(-1, group).amax(1).clamp(min=1).tolist()
     device = input_ids.device
-    row, places, keep, tree, start = [], [], [], [], 0
+    row, places, keep, tree, where = [], [], [], [], []
+    start = kept = 0
     for i, (prompt, size) in enumerate(zip(prompt_sizes, sizes, strict=True)):
         place = Group(start, prompt, group, size - 1)  # nothing follows from the last token
         row += [prompts[i][seen[i]], answers[i * group : (i + 1) * group, : size - 1].flatten()]
         places.append(torch.arange(prompt, device=device))
         places.append(prompt + torch.arange(size - 1, device=device).repeat(group))
         keep.append(torch.arange(place.middle - 1, place.stop, device=device))
+        rest = kept + 1 + torch.arange(group * (size - 1), device=device).view(group, size - 1)
+        known = functional.pad(rest, (1, 0), value=kept)  # all first tokens follow from the prompt
+        where.append(functional.pad(known, (0, answer_width - size), value=-1))
         tree.append(place)
-        start = place.stop
+        start, kept = place.stop, kept + 1 + rest.numel()
     logits = model(
         input_ids=torch.cat(row)[None],
         attention_mask=torch.empty((1, 1, 0, 0), device=device),  # the tree is the mask
@@ -74,26 +80,13 @@ def log_probabilities(
     ).logits[0]
     logits = logits.float() if temperature == 1.0 else logits.float() / temperature
     total = torch.logsumexp(logits, -1)
-    chosen, at = [], 0
-    for i, size in enumerate(sizes):
-        tokens = answers[i * group : (i + 1) * group, :size]
-        stop = at + 1 + group * (size - 1)
-        first = logits[at, tokens[:, 0]] - total[at]
-        rest = logits[at + 1 : stop].gather(-1, tokens[:, 1:].reshape(-1, 1))[:, 0]
-        rest = (rest - total[at + 1 : stop]).view(group, size - 1)
-        chosen.append(_padded(torch.cat([first[:, None], rest], 1), answer_width))
-        at = stop
+    index = torch.cat(where)  # of the scores that each token was drawn from
+    inside, index = index >= 0, index.clamp(min=0)
+    chosen = torch.where(inside, logits[index, answers] - total[index], 0.0)
     if not with_entropy:
-        return torch.cat(chosen), None
+        return chosen, None
     entropies = _entropies(logits.detach(), total.detach())
-    entropy, at = [], 0
-    for size in sizes:
-        stop = at + 1 + group * (size - 1)
-        first = entropies[at].expand(group, 1)
-        rest = entropies[at + 1 : stop].view(group, size - 1)
-        entropy.append(_padded(torch.cat([first, rest], 1), answer_width))
-        at = stop
-    return torch.cat(chosen), torch.cat(entropy)
+    return chosen, torch.where(inside, entropies[index], 0.0)
 
 
 def _entropies(logits: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
@@ -103,7 +96,3 @@ def _entropies(logits: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
         for part, sums in zip(logits.split(ROWS), total.split(ROWS), strict=True)
     ]
     return torch.cat(found)
-
-
-def _padded(values: torch.Tensor, width: int) -> torch.Tensor:
-    return torch.nn.functional.pad(values, (0, width - values.shape[1]))

@@ -1,8 +1,9 @@
 """Attention over groups packed into one row: each prompt once, then its answers side by side.
 
 A prompt attends to itself; an answer to its prompt and to what it wrote before, never to its siblings.
-Nothing is repeated: queries of all answers of a group meet the one copy of their prompt's keys, and the
-two parts of an answer's attention (prompt, own) are merged by their log-sum-exp. Exact.
+Queries of all answers of a group meet the one copy of their prompt's keys (repeated only for query heads
+that share a key's), and the two parts of an answer's attention (prompt, own) are merged by their
+log-sum-exp. Exact.
 """
 
 from __future__ import annotations
