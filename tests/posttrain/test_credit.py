@@ -6,6 +6,7 @@ import itertools
 import math
 import random
 from collections.abc import Mapping
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -258,16 +259,43 @@ def test_credit_on_tokens_adds_up_to_that_of_the_decisions(
         assert sum(values) == pytest.approx(sum(one.codes.values()), abs=1e-12)
 
 
+def left_to_gain(text: str, offsets: list[tuple[int, int]], gold: set[str]) -> list[float]:
+    whole = Reward().score(set(read(text).codes), gold, repeats(read(text)))
+    opened = partial(parse_answer, code_systems=SYSTEMS, scan="truncated")
+    return to_go(whole, text, offsets, gold, Reward(), opened)
+
+
 def test_what_is_left_to_gain() -> None:
     """R = 2 hits / (predicted + gold): 0, then 2/3 with D62, 1/2 with I10, and 1/2 to the end."""
     text, offsets = tokens("So|<code>|D62|, |I10|</code>|")
-    gold = frozenset({"D62", "E11.9"})
-    values = to_go(read(text), gold, Reward(), offsets)
-    after_first, whole = 2 / 3, 1 / 2
-    assert values == pytest.approx(
-        [whole, whole, whole, whole - after_first, whole - after_first, 0, 0]
+    gold, after_first, whole = {"D62", "E11.9"}, 2 / 3, 1 / 2
+    late = whole - after_first  # the separator completes D62: what it is worth is that token's
+    assert left_to_gain(text, offsets, gold) == pytest.approx(
+        [whole, whole, whole, whole, late, late, 0]
     )
-    assert to_go(read("none"), gold, Reward(), [(0, 4)]) == [0.0]
+    assert left_to_gain("none", [(0, 4)], gold) == [0.0]
+
+
+def test_an_answer_that_never_closes_is_charged_for_what_it_had() -> None:
+    text, offsets = tokens("<code>|D62|, |D62")
+    assert left_to_gain(text, offsets, {"D62"}) == pytest.approx([0, 0, 0, -1])
+
+
+def test_of_two_blocks_the_first_counts_until_the_second_closes() -> None:
+    """As the parser reads such a text: the token that closes the second gives up the first."""
+    text, offsets = tokens("<code>|D62|</code>|<code>|I10|</code>|")
+    assert left_to_gain(text, offsets, {"D62"}) == pytest.approx([0, 0, 0, -1, -1, -1, 0])
+
+
+@given(st.lists(st.sampled_from([*CODES, ", ", "<code>", "</code>", "sepsis"]), max_size=8))
+def test_what_is_taken_away_depends_on_earlier_tokens_alone(pieces: list[str]) -> None:
+    """Another ending changes a token's advantage by the whole answers' difference."""
+    gold = {"D62", "I10"}
+    text, offsets = tokens("|".join(pieces))
+    longer, more = tokens("|".join([*pieces, ", ", "I10", "</code>"]))
+    values, others = left_to_gain(text, offsets, gold), left_to_gain(longer, more, gold)
+    shifts = [b - a for a, b in zip(values, others, strict=False)]
+    assert shifts == pytest.approx([shifts[0]] * len(shifts) if shifts else [])
 
 
 @given(st.lists(st.floats(-2, 2)))

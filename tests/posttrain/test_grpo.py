@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from icdtune.errors import IcdtuneError
 from icdtune.files import read_json, write_json
 from icdtune.posttrain.curriculum import Visit
 from icdtune.posttrain.grpo import GRPO, Update, titles
-from icdtune.posttrain.reward import Reward
+from icdtune.posttrain.reward import Reward, class_weights
 from icdtune.posttrain.rollouts import CodeSetTrainer, Objective, Plan, grpo_config
 from icdtune.prompts.answer import parse_answer
 from icdtune.prompts.hints import render_hint
@@ -265,11 +266,11 @@ def test_the_start_is_the_reference_of_the_divergence(
 
 def test_checkpointing_changes_nothing(tuned: Path, small_task: Task, tmp_path: Path) -> None:
     weights = []
-    for checkpointing in (False, True):
-        options = {"start": str(tuned), "steps": 2, "checkpointing": checkpointing, **SMALL}
-        folder = tmp_path / str(checkpointing)
-        train_coder("grpo", small_task, folder, 1, options | {"learning_rate": 1e-2})
-        weights.append(GenerativeCoder.load(folder).model.state_dict())
+    for on in (False, True):
+        coder = GRPO(tuned, steps=2, checkpointing=on, learning_rate=1e-2, **SMALL)
+        coder.fit(small_task, 1, tmp_path / str(on))
+        assert coder.model.is_activation_checkpointing is on
+        weights.append(coder.model.state_dict())
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-4, atol=1e-5)
 
 
@@ -307,6 +308,22 @@ def test_a_reference_that_would_not_be_the_start_is_refused(
     options = {"start": str(tmp_path / "sft"), "steps": 1, "lora_rank": 0, "kl": 0.01, **SMALL}
     with pytest.raises(IcdtuneError, match="not from the start. Give a lora_rank, or kl 0"):
         train_coder("grpo", small_task, tmp_path / "grpo", 1, options)
+
+
+def test_a_format_that_no_token_would_be_rewarded_for_is_refused(
+    tuned: Path, small_task: Task, tmp_path: Path
+) -> None:
+    options = {"start": str(tuned), "steps": 1, "format_weight": 0.1, "credit_weight": 1, **SMALL}
+    with pytest.raises(IcdtuneError, match="Give a credit_weight below 1, or format_weight 0"):
+        train_coder("grpo", small_task, tmp_path / "grpo", 1, options)
+
+
+def test_balanced_weights_come_from_the_training_notes(tuned: Path, small_task: Task) -> None:
+    reward = GRPO(tuned, balanced=True)._reward(small_task)
+    counts = Counter(c for note in small_task.notes("train") for c in note.codes or ())
+    assert reward.weights == class_weights(counts)
+    assert len(set(reward.weights.values())) > 1
+    assert GRPO(tuned)._reward(small_task).weights == {}
 
 
 def test_an_epoch_of_grpo_visits_every_note_once(

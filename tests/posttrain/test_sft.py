@@ -126,6 +126,7 @@ def test_checkpointing_changes_nothing_and_an_epoch_is_as_long_as_it_was_asked(
         for on in (False, True)
     ]
     assert [coder.training["steps"] for coder in coders] == [4, 4]
+    assert [coder.model.is_activation_checkpointing for coder in coders] == [False, True]
     torch.testing.assert_close(
         coders[0].model.state_dict(), coders[1].model.state_dict(), rtol=1e-4, atol=1e-5
     )

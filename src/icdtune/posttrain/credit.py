@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
@@ -142,26 +142,37 @@ def token_credits(
 
 
 def to_go(
-    answer: Answer, gold: AbstractSet[str], reward: Reward, offsets: Sequence[tuple[int, int]]
+    whole: float,
+    text: str,
+    offsets: Sequence[tuple[int, int]],
+    gold: AbstractSet[str],
+    reward: Reward,
+    read: Callable[[str], Answer],
 ) -> list[float]:
     """The other variant: a token's advantage is R(answer) - R(the items completed before it).
 
-    What was written before a token is known when it is drawn, so that taking its reward away leaves the
-    gradient of the expected reward unbiased, but for what docs/credit.md names.
+    What is taken away depends on earlier tokens alone, so that the gradient of the expected reward stays
+    unbiased. An item is complete once a separator or the closing tag stands behind it.
+
+    Args:
+        whole: the reward of the answer, its format included.
+        offsets: where each token stands in `text`: [start, end), in characters.
+        read: parses a text whose block may still be open.
     """
-    whole = reward.of(*reward.tally(frozenset(answer.codes), gold, repeats(answer)))
-    values = [0.0] * len(offsets)
-    codes: set[str] = set()
-    again: Counter[str] = Counter()
-    starts, token = [start for start, _ in offsets], 0
-    for item, repeated in _items(answer):
-        stop = bisect_left(starts, item.end)
-        left = whole - reward.of(*reward.tally(codes, gold, again))
-        values[token:stop] = [left] * (stop - token)
-        token = max(token, stop)
-        codes.add(item.code)
-        again[item.code] += repeated
+    values, complete, before = [], -1, 0.0
+    for start, _ in offsets:
+        end = _completed(text[:start])
+        if end != complete:
+            answer = read(text[:end])
+            before = reward.score(set(answer.codes), gold, repeats(answer), answer.closed)
+            complete = end
+        values.append(whole - before)
     return values
+
+
+def _completed(text: str) -> int:
+    """How much of an answer's beginning is complete: up to its last separator or tag."""
+    return max((text.rfind(mark) + 1 for mark in ",;\n>"), default=0)
 
 
 def sum_of_squares(credits: Iterable[float]) -> tuple[float, int]:

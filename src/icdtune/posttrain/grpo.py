@@ -154,6 +154,11 @@ class Reinforced(GenerativeCoder):
                 f"{self._start} is an adapter of {self._given.base}: with lora_rank 0 the divergence "
                 f"would be from that model, not from the start. Give a lora_rank, or kl 0"
             )
+        if update.format_weight and update.credit_weight == 1 and update.credit == "codes":
+            raise IcdtuneError(
+                "no code earns the share of format_weight, and with credit_weight 1 nothing else "
+                "reaches the tokens. Give a credit_weight below 1, or format_weight 0"
+            )
         rate = update.learning_rate or (1e-5 if rank else 3e-5)
         common = arguments(
             work, seed, steps, max(5, steps // 6), half_precision(self.model.device)

@@ -166,7 +166,10 @@ class CodeSetTrainer(GRPOTrainer):
         for start in range(0, len(golds), size):
             group, gold = self._rollouts[start : start + size], golds[start]
             if self._objective.credit == "to-go":
-                found = [to_go(r.answer, gold, reward, _offsets(r)) for r in group]
+                found = [
+                    to_go(self._score(r, gold), r.text, _offsets(r), gold, reward, self._opened)
+                    for r in group
+                ]
                 decisions += [value for values in found for value in values]
             else:
                 credited = code_credits([r.answer for r in group], gold, reward)
@@ -254,12 +257,19 @@ class CodeSetTrainer(GRPOTrainer):
 
     def _reward(self, completions: list[str], gold: list[list[str]], **columns: Any) -> list[float]:
         """The reward of each answer against the full gold."""
-        score = self._objective.reward.score
-        answers = [rollout.answer for rollout in self._rollouts]
         return [
-            score(set(answer.codes), set(codes), repeats(answer), answer.closed)
-            for answer, codes in zip(answers, gold, strict=True)
+            self._score(rollout, frozenset(codes))
+            for rollout, codes in zip(self._rollouts, gold, strict=True)
         ]
+
+    def _score(self, rollout: Rollout, gold: frozenset[str]) -> float:
+        """An answer's reward, its format included."""
+        answer = rollout.answer
+        return self._objective.reward.score(set(answer.codes), gold, repeats(answer), answer.closed)
+
+    def _opened(self, text: str) -> Answer:
+        """The beginning of an answer, whose block may still be open."""
+        return parse_answer(text, self._coder.settings.code_systems, "truncated")
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         """As TRL does, but rows are not shuffled over the micro-batches: groups stay whole."""
