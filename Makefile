@@ -69,6 +69,7 @@ bench: $(VENV)/.dev $(VENV)/.smollm2
 	$(BIN)/python benchmarks/study.py --out benchmarks/results/study.json
 	$(BIN)/python benchmarks/grpo.py credit --out benchmarks/results/grpo_credit.json
 	$(BIN)/python benchmarks/grpo.py update --out benchmarks/results/grpo_update.json
+	$(BIN)/python benchmarks/grpo.py update --prompt 512 --answer 48 --out benchmarks/results/grpo_update_512.json
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
