@@ -109,6 +109,7 @@ def make_trainer(side: str, model: str, rank: int, work: str) -> Any:
 
     from icdtune.coders.generative import start_coder
     from icdtune.coders.training import arguments, lora
+    from icdtune.posttrain.credit import Objective
     from icdtune.posttrain.grpo import Update
     from icdtune.posttrain.rollouts import CodeSetTrainer, grpo_config
 
@@ -117,7 +118,9 @@ def make_trainer(side: str, model: str, rank: int, work: str) -> Any:
     config = grpo_config(arguments(Path(work), 1, 1, 10, bf16=False), Update(visits=1), 1e-5)
     adapter = lora(rank, rank) if rank else None
     if side == "ours":
-        return CodeSetTrainer(coder, lambda step: [], str, config, 1, peft_config=adapter)
+        return CodeSetTrainer(
+            coder, lambda step: [], str, config, 1, Objective(), peft_config=adapter
+        )
     return GRPOTrainer(
         model=coder.model,
         args=config,
@@ -152,11 +155,11 @@ def one_step(side: str, folder: Path, corpus: Path, visits: int, steps: int) -> 
     from icdtune.data.labels import Task, read_labels
     from icdtune.data.schema import Corpus
     from icdtune.decoding.hardware import half_precision, kept_memory, use_cores
-    from icdtune.posttrain.credit import repeats
+    from icdtune.posttrain.credit import Objective, repeats
     from icdtune.posttrain.curriculum import Visit
     from icdtune.posttrain.grpo import Update, titles
     from icdtune.posttrain.reward import Reward
-    from icdtune.posttrain.rollouts import CodeSetTrainer, Objective, grpo_config
+    from icdtune.posttrain.rollouts import CodeSetTrainer, grpo_config
     from icdtune.prompts.answer import parse_answer
 
     use_cores()

@@ -18,11 +18,11 @@ from icdtune.coders.training import arguments, run
 from icdtune.data.labels import LabelRule, Task, choose_labels
 from icdtune.errors import IcdtuneError
 from icdtune.files import read_json, write_json
-from icdtune.posttrain.credit import FLOOR
+from icdtune.posttrain.credit import FLOOR, Objective
 from icdtune.posttrain.curriculum import Visit
 from icdtune.posttrain.grpo import GRPO, Update, titles
 from icdtune.posttrain.reward import Reward, class_weights
-from icdtune.posttrain.rollouts import CodeSetTrainer, Objective, Plan, grpo_config
+from icdtune.posttrain.rollouts import CodeSetTrainer, Plan, grpo_config
 from icdtune.prompts.answer import parse_answer
 from icdtune.prompts.hints import render_hint
 

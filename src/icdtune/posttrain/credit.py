@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from typing import Literal
 
 from icdtune.posttrain.reward import Reward
 from icdtune.prompts.answer import Answer, Found
@@ -173,6 +174,61 @@ def to_go(
 def _completed(text: str) -> int:
     """How much of an answer's beginning is complete: up to its last separator or tag."""
     return max((text.rfind(mark) + 1 for mark in ",;\n>"), default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """A sampled answer: its text, where its tokens end in it, and what was read."""
+
+    text: str
+    ends: list[int]
+    ended: bool
+    answer: Answer
+
+    @property
+    def offsets(self) -> list[tuple[int, int]]:
+        """Where each token stands in the text: [start, end), in characters."""
+        return list(zip([0, *self.ends[:-1]], self.ends, strict=True))
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What rollouts are worth, and how that is shared by their tokens.
+
+    Attributes:
+        credit: "codes" credits each code's decision in the group, "to-go" what was still to be gained.
+        credit_weight: advantage = (1 - weight) x the group's + weight x credit; 0 is plain GRPO.
+    """
+
+    reward: Reward = field(default_factory=Reward)
+    credit: Literal["codes", "to-go"] = "codes"
+    credit_weight: float = 0.0
+
+    def score(self, rollout: Rollout, gold: AbstractSet[str]) -> float:
+        """The reward of an answer, its format included."""
+        answer = rollout.answer
+        return self.reward.score(set(answer.codes), gold, repeats(answer), answer.closed)
+
+    def credits(
+        self, group: Sequence[Rollout], gold: AbstractSet[str], read: Callable[[str], Answer]
+    ) -> tuple[list[list[float]], list[float]]:
+        """Credit of every token of a group's answers, and the values to scale it by.
+
+        Args:
+            read: parses a text whose block may still be open.
+        """
+        if self.credit == "to-go":
+            rows = [
+                to_go(self.score(one, gold), one.text, one.offsets, gold, self.reward, read)
+                for one in group
+            ]
+            return rows, [value for row in rows for value in row]
+        credited = code_credits([one.answer for one in group], gold, self.reward)
+        rows = [
+            token_credits(own, one.answer, one.text, one.offsets, one.ended)
+            for own, one in zip(credited, group, strict=True)
+        ]
+        return rows, [value for own in credited for value in own.values()]
 
 
 def sum_of_squares(credits: Iterable[float]) -> tuple[float, int]:

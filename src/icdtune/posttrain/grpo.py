@@ -142,7 +142,8 @@ class Reinforced(GenerativeCoder):
             run,
         )
         from icdtune.decoding.hardware import half_precision, use_cores
-        from icdtune.posttrain.rollouts import CodeSetTrainer, Objective, grpo_config, stop_when
+        from icdtune.posttrain.credit import Objective
+        from icdtune.posttrain.rollouts import CodeSetTrainer, grpo_config, stop_when
 
         use_cores()
         torch.manual_seed(seed)

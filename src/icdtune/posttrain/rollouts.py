@@ -9,8 +9,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
@@ -23,16 +22,8 @@ from icdtune.coders.generative import GenerativeCoder, end_ids, spell
 from icdtune.coders.training import part
 from icdtune.decoding.generate import Generated, batches, generate
 from icdtune.decoding.hardware import batch_tokens
-from icdtune.posttrain.credit import (
-    code_credits,
-    repeats,
-    rms,
-    sum_of_squares,
-    to_go,
-    token_credits,
-)
+from icdtune.posttrain.credit import Objective, Rollout, rms, sum_of_squares
 from icdtune.posttrain.curriculum import Visit
-from icdtune.posttrain.reward import Reward
 from icdtune.posttrain.shared_prefix import in_groups, log_probabilities
 from icdtune.posttrain.tree_attention import attend_over_trees, why_not
 from icdtune.prompts.answer import Answer, parse_answer
@@ -43,36 +34,10 @@ if TYPE_CHECKING:
 
 Plan = Callable[[int], Sequence[Visit]]
 """The visits of a step, by its number from 0."""
-
-
 MOST_CUT = 0.2
 """Share of answers that may be cut at their budget before that is said."""
 ALIKE = 5
 """Updates in a row without any advantage before that is said."""
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What rollouts are worth, and how that is shared by their tokens.
-
-    Attributes:
-        credit: "codes" credits each code's decision in the group, "to-go" what was still to be gained.
-        credit_weight: advantage = (1 - weight) x the group's + weight x credit; 0 is plain GRPO.
-    """
-
-    reward: Reward = field(default_factory=Reward)
-    credit: Literal["codes", "to-go"] = "codes"
-    credit_weight: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Rollout:
-    """A sampled answer: its text, where its tokens end in it, and what was read."""
-
-    text: str
-    ends: list[int]
-    ended: bool
-    answer: Answer
 
 
 class CodeSetTrainer(GRPOTrainer):
@@ -94,7 +59,7 @@ class CodeSetTrainer(GRPOTrainer):
         title: Callable[[str], str],
         config: GRPOConfig,
         visits: int,
-        objective: Objective = Objective(),
+        objective: Objective,
         **options: Any,
     ) -> None:
         self._objective = objective
@@ -159,26 +124,14 @@ class CodeSetTrainer(GRPOTrainer):
         self, advantages: torch.Tensor, width: int, golds: Sequence[frozenset[str]]
     ) -> torch.Tensor:
         """Advantages (rows) mixed with the credit of each token: (rows, width)."""
-        weight, reward = self._objective.credit_weight, self._objective.reward
-        size = self.num_generations
+        weight, size = self._objective.credit_weight, self.num_generations
         rows: list[list[float]] = []
         decisions: list[float] = []
         for start in range(0, len(golds), size):
-            group, gold = self._rollouts[start : start + size], golds[start]
-            if self._objective.credit == "to-go":
-                found = [
-                    to_go(self._score(r, gold), r.text, _offsets(r), gold, reward, self._opened)
-                    for r in group
-                ]
-                decisions += [value for values in found for value in values]
-            else:
-                credited = code_credits([r.answer for r in group], gold, reward)
-                decisions += [value for one in credited for value in one.values()]
-                found = [
-                    token_credits(one, r.answer, r.text, _offsets(r), r.ended)
-                    for one, r in zip(credited, group, strict=True)
-                ]
-            rows += found
+            group = self._rollouts[start : start + size]
+            tokens, values = self._objective.credits(group, golds[start], self._opened)
+            rows += tokens
+            decisions += values
         totals = torch.tensor(
             sum_of_squares(decisions), dtype=torch.float32, device=advantages.device
         )
@@ -257,15 +210,11 @@ class CodeSetTrainer(GRPOTrainer):
 
     def _reward(self, completions: list[str], gold: list[list[str]], **columns: Any) -> list[float]:
         """The reward of each answer against the full gold."""
+        score = self._objective.score
         return [
-            self._score(rollout, frozenset(codes))
+            score(rollout, frozenset(codes))
             for rollout, codes in zip(self._rollouts, gold, strict=True)
         ]
-
-    def _score(self, rollout: Rollout, gold: frozenset[str]) -> float:
-        """An answer's reward, its format included."""
-        answer = rollout.answer
-        return self._objective.reward.score(set(answer.codes), gold, repeats(answer), answer.closed)
 
     def _opened(self, text: str) -> Answer:
         """The beginning of an answer, whose block may still be open."""
@@ -322,11 +271,6 @@ class CodeSetTrainer(GRPOTrainer):
         entropies = [entropy for _, entropy in found if entropy is not None]
         chosen = torch.cat([values for values, _ in found])
         return chosen, torch.cat(entropies) if entropies else None, None
-
-
-def _offsets(rollout: Rollout) -> list[tuple[int, int]]:
-    """Where each token stands in a rollout's text."""
-    return list(zip([0, *rollout.ends[:-1]], rollout.ends, strict=True))
 
 
 def grpo_config(common: dict[str, Any], update: Update, rate: float) -> GRPOConfig:
