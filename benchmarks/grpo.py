@@ -11,19 +11,14 @@ from __future__ import annotations
 
 import json
 import random
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-
-from icdtune.files import write_json
+from sides import child, peak, report, timed
 
 SIDES = {"ours": 8, "trl": 8, "trl, one row at a time": 1}
 app = typer.Typer(pretty_exceptions_enable=False)
@@ -45,7 +40,7 @@ def update(
     with tempfile.TemporaryDirectory() as folder:
         for side in SIDES:
             arguments = [side, model, prompt, answer, lora_rank, repeats, f"{folder}/{side}.pt"]
-            found[side] = child("one-update", *arguments)
+            found[side] = child(__file__, "one-update", *arguments)
             print(side, found[side], flush=True)
         import torch
 
@@ -136,7 +131,7 @@ def step(coder: Path, corpus: Path, visits: int = 16, steps: int = 4, out: Out =
     """A whole step, rollouts included, of a fine-tuned coder; median without the first."""
     found: dict[str, Any] = {"coder": coder.name, "visits": visits, "group": 8}
     for side in ("ours", "trl"):
-        found[side] = child("one-step", side, coder, corpus, visits, steps)
+        found[side] = child(__file__, "one-step", side, coder, corpus, visits, steps)
         print(side, found[side], flush=True)
     found["speedup"] = found["trl"]["seconds"] / found["ours"]["seconds"]
     report(found, out)
@@ -251,35 +246,6 @@ def credit(rollouts: int = 8_192, codes: int = 12, out: Out = None) -> None:
                 token_credits(one, answer, text, offsets)
 
     report({"rollouts": rollouts, "codes": codes, "seconds": timed(run, 5)}, out)
-
-
-def timed(run: Callable[[], None], repeats: int) -> float:
-    """Median seconds; the first run is not counted."""
-    seconds = []
-    for _ in range(repeats + 1):
-        started = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - started)
-    return round(statistics.median(seconds[1:]), 3)
-
-
-def peak() -> float:
-    """Peak resident memory of this process in GB."""
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2)
-
-
-def child(command: str, *arguments: object) -> dict[str, Any]:
-    """What a process of one side prints last."""
-    line = [sys.executable, __file__, command, *map(str, arguments)]
-    done = subprocess.run(line, check=True, capture_output=True, text=True)
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
-
-
-def report(found: dict[str, Any], out: Path | None) -> None:
-    print(json.dumps(found, indent=1))
-    if out:
-        write_json(out, found)
 
 
 if __name__ == "__main__":

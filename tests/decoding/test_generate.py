@@ -205,6 +205,35 @@ def test_tokens_are_drawn_with_the_probabilities_of_the_model(temperature: float
     assert chisquare(observed).pvalue < 1e-9  # they are far from equal, so the first one judges
 
 
+@pytest.mark.parametrize("top_p", [0.3, 0.7])
+def test_only_the_likeliest_tokens_that_reach_top_p_are_drawn(top_p: float) -> None:
+    model = make(vocabulary=12).double()
+    prompt, count = [1, 2, 3], 2000
+    (group,) = generate(
+        model,
+        [prompt],
+        1,
+        [],
+        0,
+        answers=count,
+        temperature=1.0,
+        draws=draws(4, count, 1),
+        top_p=top_p,
+    )
+    chances = {token: full_pass(model, prompt, [token], 1.0)[0] for token in range(12)}
+    inside: dict[int, float] = {}
+    for token in sorted(chances, key=lambda t: -chances[t]):
+        if sum(inside.values()) < top_p:
+            inside[token] = chances[token]
+    counts = Counter(answer.ids[0] for answer in group)
+    assert counts.keys() <= inside.keys()
+    assert 1 < len(inside) < 12
+    expected = [count * chance / sum(inside.values()) for chance in inside.values()]
+    assert chisquare([counts[token] for token in inside], expected).pvalue > 1e-3
+    for answer in group[:50]:
+        assert answer.probabilities[0] == pytest.approx(chances[answer.ids[0]])
+
+
 def test_the_models_attention_is_as_it_was_afterwards() -> None:
     model = make()
     before = model.config._attn_implementation

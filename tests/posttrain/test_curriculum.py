@@ -181,6 +181,13 @@ def test_a_note_without_a_pool_gets_no_hint() -> None:
     assert {draw_hint(pools, name, random.Random(i)) for name in "nx" for i in range(50)} == {()}
 
 
+def test_a_code_that_a_reviewer_had_to_add_stays_in_the_pool() -> None:
+    """Only where the gold holds it: what is hinted is what is rewarded."""
+    notes = [note("a", "I10", "D62"), note("b", "I10")]
+    found = refresh(notes, {"a": ["D62"], "b": ["I10"]}, {"a": {"D62"}, "b": {"D62"}, "c": {"I10"}})
+    assert found.pools == {"a": ("D62", "I10"), "b": ()}
+
+
 # Rounds
 
 NOTES = [note(f"n{i}", *NAMES[i : i + 5]) for i in range(12)]
@@ -195,6 +202,32 @@ notes = [Note(f"n{i}", "s", "t", tuple(names[i : i + 5])) for i in range(12)]
 visits = hinted_round(notes, refresh(notes, {n.note_id: [] for n in notes}), 3, 2, 12)
 print(json.dumps([[v.note.note_id, v.hint] for v in visits]))
 """
+
+
+def test_annealed_hints_become_rarer_within_a_round_and_end_with_it() -> None:
+    notes = [note(f"n{i}", *NAMES[:3]) for i in range(400)]
+    pools = refresh(notes, {n.note_id: [] for n in notes})
+    hinted = [0, 0, 0, 0]
+    for seed in range(40):
+        visits = hinted_round(notes, pools, seed, 1, 400, anneal=True)
+        for i, visit in enumerate(visits):
+            hinted[i // 100] += visit.hinted
+    shares = [count / 4000 for count in hinted]  # means of 1/2 (1 - i / 400) over each quarter
+    assert shares == pytest.approx([0.4375, 0.3125, 0.1875, 0.0625], abs=0.03)
+
+
+def test_an_ancestor_is_shown_in_place_of_a_code() -> None:
+    def family(note_id: str, code: str) -> str | None:
+        return code[:3] if code.endswith(".1") and note_id != "n0" else None
+
+    plain = hinted_round(NOTES, POOLS, 3, 2, 12)
+    visits = hinted_round(NOTES, POOLS, 3, 2, 12, family=family)
+    assert any(visit.families for visit in visits)
+    for before, visit in zip(plain, visits, strict=True):
+        kept = {code for code in before.hint if family(visit.note.note_id, code) is None}
+        assert set(visit.hint) == kept
+        assert set(visit.families) == {code[:3] for code in set(before.hint) - kept}
+        assert visit.hinted == before.hinted
 
 
 def drawn(seed: int, turn: int, size: int = 12) -> list[tuple[str, tuple[str, ...]]]:

@@ -38,7 +38,7 @@ class Recorded(CodeSetTrainer):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self.steps: list[tuple[list[Visit], list[list[int]], list[str]]] = []
-        self.rewarded: list[tuple[list[str], list[list[str]], list[float]]] = []
+        self.rewarded: list[tuple[list[str], list[float]]] = []
         self.parts: list[dict[str, Any]] = []
         super().__init__(*args, **options)
 
@@ -47,9 +47,9 @@ class Recorded(CodeSetTrainer):
         self.steps.append((list(self._current), found[0], found[3]))
         return found
 
-    def _reward(self, completions: list[str], gold: list[list[str]], **columns: Any) -> list[float]:
-        rewards = super()._reward(completions, gold, **columns)
-        self.rewarded.append((list(completions), list(gold), rewards))
+    def _reward(self, completions: list[str], **columns: Any) -> list[float]:
+        rewards = super()._reward(completions, **columns)
+        self.rewarded.append((list(completions), rewards))
         return rewards
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
@@ -106,7 +106,7 @@ def test_every_answer_of_a_group_was_given_to_the_same_hint(
     assert len(recorded.steps) == 2
     for step, (visits, prompt_ids, _) in enumerate(recorded.steps):
         planned = plan(step)
-        assert visits == [visit for visit in planned for _ in range(GROUP)]
+        assert visits == planned
         for place, visit in enumerate(planned):
             group = prompt_ids[place * GROUP : (place + 1) * GROUP]
             assert group == [group[0]] * GROUP
@@ -123,11 +123,11 @@ def test_the_reward_is_the_f1_with_the_full_gold_whatever_was_hinted(
 ) -> None:
     systems = small_task.corpus.info.code_systems
     seen: set[float] = set()
-    for (visits, _, completions), (texts, gold, rewards) in zip(
+    for (visits, _, completions), (texts, rewards) in zip(
         recorded.steps, recorded.rewarded, strict=True
     ):
         assert texts == completions
-        assert gold == [list(visit.note.codes or ()) for visit in visits]
+        gold = [visit.note.codes or () for visit in visits for _ in range(GROUP)]
         expected = [
             Reward().score(set(parse_answer(text, systems).codes), set(codes))
             for text, codes in zip(texts, gold, strict=True)
@@ -312,12 +312,117 @@ def test_a_reference_that_would_not_be_the_start_is_refused(
         train_coder("grpo", small_task, tmp_path / "grpo", 1, options)
 
 
-def test_a_format_that_no_token_would_be_rewarded_for_is_refused(
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"format_weight": 0.1, "credit_weight": 1}, "Give a credit_weight below 1, or format_wei"),
+        ({"clip_high": 0.3}, "all ratios are 1. Give iterations above 1, or leave clip_high out"),
+        ({"importance": "sequence"}, "Give credit_weight 0, or importance token"),
+        ({"rollouts": "vllm"}, r'not installed: pip install "icdtune\[vllm\]"'),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(
+    tuned: Path, small_task: Task, tmp_path: Path, given: dict[str, Any], problem: str
+) -> None:
+    options = {"start": str(tuned), "steps": 1, **given, **SMALL}
+    with pytest.raises(IcdtuneError, match=problem):
+        train_coder("grpo", small_task, tmp_path / "grpo", 1, options)
+
+
+# Rollouts that serve several updates
+
+
+def test_answers_serve_several_updates_and_ratios_are_clipped(
     tuned: Path, small_task: Task, tmp_path: Path
 ) -> None:
-    options = {"start": str(tuned), "steps": 1, "format_weight": 0.1, "credit_weight": 1, **SMALL}
-    with pytest.raises(IcdtuneError, match="Give a credit_weight below 1, or format_weight 0"):
-        train_coder("grpo", small_task, tmp_path / "grpo", 1, options)
+    """Two updates of one batch: ratios are 1 in the first, and leave a narrow clip in the second."""
+    settings = PLAIN | {"iterations": 2, "clip": 1e-4, "clip_high": 2e-4}
+    made = trainer(
+        tuned, small_task, hinted_plan(small_task), tmp_path, rate=1e-2, settings=settings
+    )
+    made.args.warmup_steps = 0
+    run(made, tmp_path, "Test")
+    assert len(made.steps) == 1
+    assert len(made.parts) == 4
+    assert made.parts[0] is made.parts[2]
+    assert "old_per_token_logps" in made.parts[0]
+    first, second = (row for row in made.state.log_history if "loss" in row)
+    assert first["clip_ratio/region_mean"] == 0
+    assert second["clip_ratio/region_mean"] > 0.1
+
+
+def test_steps_are_batches_of_rollouts_and_checkpoints_stand_between_them(
+    tuned: Path, small_task: Task, tmp_path: Path
+) -> None:
+    options = {"start": str(tuned), "steps": 2, "iterations": 3, "learning_rate": 1e-3, **SMALL}
+    train_coder("grpo", small_task, tmp_path / "grpo", 1, options)
+    training = read_json(tmp_path / "grpo" / "training.json")
+    assert training["steps"] == 2
+    assert [row["step"] for row in training["history"]] == [1, 2, 3, 4, 5, 6]
+    told = [row["step"] for row in training["history"] if "reward" in row]
+    assert told == [1, 4]
+
+
+def test_one_ratio_for_an_answer_weighs_answers_alike(
+    tuned: Path, small_task: Task, tmp_path: Path
+) -> None:
+    """The gradient is that of the mean over answers of advantage x mean log-probability."""
+    settings = PLAIN | {"importance": "sequence"}
+    made = trainer(tuned, small_task, hinted_plan(small_task), tmp_path, VISITS, 0.0, settings)
+    run(made, tmp_path, "Test")
+    part = next(part for part in made.parts if part["advantages"].any())
+    ids = torch.cat([part["prompt_ids"], part["completion_ids"]], 1)
+    mask = torch.cat([part["prompt_mask"], part["completion_mask"]], 1)
+    answered = part["completion_mask"]
+
+    def gradient(loss: torch.Tensor) -> torch.Tensor:
+        made.model.zero_grad()
+        loss.backward()
+        return torch.cat([p.grad.flatten() for p in made.model.parameters() if p.grad is not None])
+
+    own = gradient(made._compute_loss(made.model, part))
+    values, *_ = made._get_per_token_logps_and_entropies(made.model, ids, mask, answered.shape[1])
+    means = (values * answered).sum(1) / answered.sum(1)
+    wanted = gradient(-(part["advantages"] * means).mean())
+    assert wanted.norm() > 1e-4
+    assert (own - wanted).norm() < 1e-4 * wanted.norm()
+
+
+def test_a_visit_that_teaches_nothing_gives_its_place_to_another(
+    tuned: Path, small_task: Task, tmp_path: Path
+) -> None:
+    """At a low temperature answers are alike; those that differ keep their place and stay."""
+    plan = hinted_plan(small_task)
+    notes = [visit.note for step in (0, 1) for visit in plan(step)]
+    others = [Visit(note) for note in notes]
+    found = []
+    for refill in (0, 1):
+        work = tmp_path / str(refill)
+        settings = PLAIN | {"temperature": 0.4}
+        options = {"refill": refill, "others": lambda step: others}
+        made = trainer(tuned, small_task, plan, work, VISITS, 0.0, settings, **options)
+        run(made, work, "Test")
+        found.append(made)
+    kept = replaced = 0
+    for before, after, (visits, _, texts), (visits_2, _, texts_2) in zip(
+        found[0].parts, found[1].parts, found[0].steps, found[1].steps, strict=True
+    ):
+        idle = (before["advantages"].view(VISITS, GROUP) == 0).all(1).tolist()
+        for place in range(VISITS):
+            rows = slice(place * GROUP, (place + 1) * GROUP)
+            if idle[place]:
+                replaced += 1
+                assert visits_2[place] in others
+                assert visits_2[place].note.note_id != visits[place].note.note_id
+            else:
+                kept += 1
+                assert visits_2[place] == visits[place]
+                assert texts_2[rows] == texts[rows]
+                assert torch.equal(after["advantages"][rows], before["advantages"][rows])
+    assert kept
+    assert replaced
+    asked = [sum(r["prompt_tokens"] for r in m.state.log_history if "loss" in r) for m in found]
+    assert asked[1] > asked[0]  # what was thrown away is counted
 
 
 def test_balanced_weights_come_from_the_training_notes(tuned: Path, small_task: Task) -> None:
@@ -362,13 +467,14 @@ def test_stages_with_different_label_spaces_are_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["visits", "group"])
+@pytest.mark.parametrize("name", ["visits", "group", "iterations"])
 def test_matching_a_run_with_steps_of_another_size_is_refused(
     tuned: Path, small_task: Task, tmp_path: Path, name: str
 ) -> None:
-    write_json(tmp_path / "phi" / "training.json", SMALL | {"steps": 3, name: 7})
+    write_json(tmp_path / "phi" / "training.json", SMALL | {"iterations": 1, "steps": 3, name: 7})
     options = {"start": str(tuned), "match": str(tmp_path / "phi"), **SMALL}
-    with pytest.raises(IcdtuneError, match=f"phi was trained with {name} 7, this run has 2"):
+    own = SMALL.get(name, 1)
+    with pytest.raises(IcdtuneError, match=f"phi was trained with {name} 7, this run has {own}"):
         train_coder("grpo", small_task, tmp_path / "grpo", 1, options)
     assert not (tmp_path / "grpo").exists()
 

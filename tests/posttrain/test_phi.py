@@ -14,13 +14,15 @@ from icdtune.coders.generative import GenerativeCoder
 from icdtune.data.labels import Task
 from icdtune.data.predictions import read_predictions
 from icdtune.data.schema import Note
-from icdtune.files import read_json
+from icdtune.errors import IcdtuneError
+from icdtune.files import read_json, write_json
 from icdtune.posttrain.curriculum import hinted_round
-from icdtune.posttrain.phi import PHI, Rounds
+from icdtune.posttrain.phi import PHI, Curriculum, Rounds, parent, read_added
 from icdtune.prompts.hints import render_hint
 
 MARK = render_hint(["A00.0"], lambda code: "").splitlines()[0]
 SMALL = {"visits": 2, "group": 2}
+SYSTEMS = {"diagnosis": "icd10cm"}
 NOTES = [
     Note("a", "s", "t", ("A00.0", "A01.0")),
     Note("b", "s", "t", ("A00.0",)),
@@ -57,7 +59,7 @@ class Model:
 
 
 def rounds(work: Path, predict: Callable[..., Any], steps: int = 10, count: int = 2) -> Rounds:
-    return Rounds(NOTES, count, steps, 2, 1, work, predict)
+    return Rounds(NOTES, Curriculum(count, steps, 2, seed=1), work, predict)
 
 
 def test_a_round_is_one_epoch_over_the_notes_with_something_missed(tmp_path: Path) -> None:
@@ -76,7 +78,7 @@ def test_a_round_is_one_epoch_over_the_notes_with_something_missed(tmp_path: Pat
 
 def test_hints_of_a_round_are_codes_missed_before_it(tmp_path: Path) -> None:
     for seed in range(30):
-        made = Rounds(NOTES, 2, 10, 2, seed, tmp_path / str(seed), Model())
+        made = Rounds(NOTES, Curriculum(2, 10, 2, seed), tmp_path / str(seed), Model())
         for turn in (1, 2):
             pools = made.pools(turn - 1)
             assert made.visits(turn) == hinted_round(NOTES, pools, seed, turn, 20)
@@ -152,6 +154,120 @@ def test_the_report_by_hand(tmp_path: Path) -> None:
         assert entry["hinted"] == len(shown)
         assert entry["hinted_recall"] == (round(learned / len(shown), 6) if shown else None)
     assert one["hinted"] + two["hinted"] > 0
+
+
+# Beyond the study
+
+
+def test_a_code_missed_twice_in_a_row_is_shown_as_its_parent(tmp_path: Path) -> None:
+    """d misses all three codes at every refresh, a misses A01.0 at the first alone."""
+    answers = [PREDICTED[0], PREDICTED[1] | {"d": []}, PREDICTED[2]]
+    families: set[tuple[str, str]] = set()
+    for seed in range(40):
+        rules = Curriculum(2, 10, 2, seed, ancestors_after=2, parent=lambda code: code[:3])
+        made = Rounds(NOTES, rules, tmp_path / str(seed), Model(answers))
+        assert not any(visit.families for visit in made.visits(1))
+        for visit in made.visits(2):
+            families |= {(visit.note.note_id, family) for family in visit.families}
+            if visit.note.note_id == "d":
+                assert not visit.hint
+            else:
+                assert not visit.families or visit.note.note_id == "e"
+    # e misses A01.0 at first and both codes after it: A01.0 twice.
+    assert families == {("d", "A02"), ("d", "A03"), ("d", "A04"), ("e", "A01")}
+
+
+def test_rounds_end_when_macro_f1_stalls(tmp_path: Path) -> None:
+    nothing: dict[str, list[str]] = {note.note_id: [] for note in NOTES}
+
+    def made(scores: list[float], patience: int | None, name: str) -> Rounds:
+        left = iter(scores)
+        rules = Curriculum(4, 1, 2, seed=1, patience=patience)
+        return Rounds(NOTES, rules, tmp_path / name, Model([nothing] * 5), lambda: next(left))
+
+    one = made([0.2, 0.3, 0.3], 1, "one")  # the second round gains nothing
+    assert [one.finished(step) for step in range(3)] == [False, False, True]
+    assert [entry.get("macro_f1") for entry in one.report()] == [0.2, 0.3, 0.3]
+    two = made([0.2, 0.1, 0.25, 0.2, 0.1], 2, "two")  # a better one within two, then none
+    assert [two.finished(step) for step in range(5)] == [False] * 4 + [True]
+    assert len(two.report()) == 5
+    never = made([], None, "never")
+    assert [never.finished(step) for step in range(5)] == [False] * 4 + [True]
+    assert "macro_f1" not in never.report()[-1]
+
+
+def test_pools_of_another_step_are_refused(tmp_path: Path) -> None:
+    made = rounds(tmp_path, Model())
+    made.plan(0)
+    made.plan(2)
+    write_json(tmp_path / "pools-1.json", read_json(tmp_path / "pools-1.json") | {"step": 1})
+    with pytest.raises(IcdtuneError, match="was made at step 1, round 1 ends at 2.*train again"):
+        rounds(tmp_path, Model()).plan(2)
+
+
+def test_pools_that_are_gone_are_not_made_with_later_weights(tmp_path: Path) -> None:
+    made = Rounds(NOTES, Curriculum(2, 10, 1, seed=1), tmp_path, Model())
+    for step in range(4):
+        made.plan(step)
+    assert made.steps(1) == 3
+    (tmp_path / "pools-1.json").unlink()
+    with pytest.raises(IcdtuneError, match="is gone, and the coder has gone on since, to step 4"):
+        Rounds(NOTES, Curriculum(2, 10, 1, seed=1), tmp_path, Model()).plan(4)
+
+
+def test_what_reviewers_added_is_read_from_a_table(tmp_path: Path) -> None:
+    path = tmp_path / "added.csv"
+    path.write_text("note_id,code,by\na,a010,x\nd,A02.0,x\nother,I10,x\nd,A03.0,y\n")
+    assert read_added(path, NOTES, SYSTEMS) == {"a": {"A01.0"}, "d": {"A02.0", "A03.0"}}
+    rules = Curriculum(1, 10, 2, seed=1, added=read_added(path, NOTES, SYSTEMS))
+    pools = Rounds(NOTES, rules, tmp_path, Model(PREDICTED[2:])).pools(0)
+    assert pools.pools == {
+        "a": ("A01.0",),
+        "b": (),
+        "c": (),
+        "d": ("A02.0", "A03.0"),
+        "e": ("A05.0",),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("note_id,code\nb,A00.0\nb,A01.0\n", 'data row 2: field "code": note b has no such code'),
+        ("note_id,code\nb,\n", 'data row 1: field "code": note b has no such code'),
+        ("note_id,code\nx,A00.0\n", "has no row about a training note. Check its note_id"),
+        ("note,code\nb,A00.0\n", 'has no column "note_id"'),
+    ],
+)
+def test_what_reviewers_cannot_have_added_is_refused(
+    tmp_path: Path, text: str, problem: str
+) -> None:
+    (tmp_path / "added.csv").write_text(text)
+    with pytest.raises(IcdtuneError, match=problem):
+        read_added(tmp_path / "added.csv", NOTES, SYSTEMS)
+
+
+def test_a_parent_is_a_code_of_the_tables() -> None:
+    found = [parent(SYSTEMS, code) for code in ("I50.21", "I50", "X99.99", "0DTJ4ZZ")]
+    assert found == ["I50.2", None, None, None]
+
+
+def test_a_coder_takes_all_of_it(tuned: Path, small_task: Task, tmp_path: Path) -> None:
+    note = next(note for note in small_task.notes("train") if note.codes)
+    (tmp_path / "added.csv").write_text(f"note_id,code\n{note.note_id},{(note.codes or ())[0]}\n")
+    options = {
+        "rounds": 3,
+        "steps": 1,
+        "anneal": True,
+        "ancestors_after": 1,
+        "patience": 1,
+        **SMALL,
+    }
+    options |= {"start": str(tuned), "reviewed": str(tmp_path / "added.csv")}
+    train_coder("phi", small_task, tmp_path / "phi", 1, options)
+    found = read_json(tmp_path / "phi" / "training.json")["rounds"]
+    assert all(0 <= entry["macro_f1"] <= 1 for entry in found)
+    assert found[0]["unmastered"] > 0
 
 
 # The coder

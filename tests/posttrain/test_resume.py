@@ -39,8 +39,25 @@ corpus = Corpus(Path(corpus))
 train_coder(stage, Task(corpus, load_labels(corpus, labels)), folder, seed, options)
 """
 STAGES: dict[str, dict[str, Any]] = {
-    "sft": {"steps": 22, "batch": 4, "prompt_budget": 192, "answer_budget": 24},
-    "grpo": {"steps": 6, "visits": 2, "group": 2, "lora_rank": 4, "learning_rate": 1e-2},
+    # Answers in another order in each of three epochs, noise on the embeddings.
+    "sft": {
+        "steps": 22,
+        "batch": 4,
+        "prompt_budget": 192,
+        "answer_budget": 24,
+        "order": "shuffled",
+        "neftune": 5.0,
+    },
+    # Six batches of rollouts, each for two updates; visits that teach nothing are replaced.
+    "grpo": {
+        "steps": 6,
+        "iterations": 2,
+        "refill": 1,
+        "visits": 2,
+        "group": 2,
+        "lora_rank": 4,
+        "learning_rate": 1e-2,
+    },
     # Two rounds of three steps, of up to four: they end before the last step that was possible.
     "phi": {"rounds": 2, "steps": 4, "notes": 6, "visits": 2, "group": 2},
 }
@@ -100,7 +117,7 @@ def test_the_same_seed_gives_the_same_predictions_and_another_gives_others(
     [
         ("sft", "checkpoint-20/whole"),  # dies while it writes the next checkpoint
         ("sft", "checkpoint-22/whole"),  # trained, dies while the coder is saved
-        ("grpo", "checkpoint-5/whole"),  # an adapter
+        ("grpo", "checkpoint-10/whole"),  # an adapter
         ("phi", "pools-1.json"),  # between two rounds, before the first checkpoint
         ("phi", "pools-2.json"),  # trained, dies in the report
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,17 @@ from icdtune.coders.generative import GenerativeCoder, start_coder
 from icdtune.coders.training import ByLength
 from icdtune.data.labels import Task
 from icdtune.errors import IcdtuneError
+from icdtune.files import read_json
 from icdtune.posttrain.answer_loss import LeftPadded
 from icdtune.posttrain.sft import SFT, training_rows
 from icdtune.prompts.answer import format_answer
 
 BUDGETS = {"prompt_budget": 192, "answer_budget": 24}
 LOSSLESS = -100
+
+
+def IN_ORDER(note_id: str, codes: Iterable[str], epoch: int) -> list[str]:  # noqa: N802
+    return sorted(codes)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +51,7 @@ def fitted(task: Task, model: Path, work: Path, **options: Any) -> SFT:
 
 def test_only_the_answer_and_its_end_have_a_loss(base: GenerativeCoder, small_task: Task) -> None:
     notes = list(small_task.notes("train"))
-    rows = training_rows(base, notes, "corpus")
+    rows = training_rows(base, notes, "corpus", IN_ORDER)
     assert len(rows) == len(notes)
     for note, row in zip(notes, rows, strict=True):
         (prompt,) = base.prompts([note.text])
@@ -71,7 +77,7 @@ def test_the_loss_is_the_mean_over_all_answer_tokens_of_an_update(
 ) -> None:
     """Whatever the micro-batches, in which answers are of different lengths."""
     losses = []
-    for row in training_rows(base, list(eight.notes("train")), "corpus"):
+    for row in training_rows(base, list(eight.notes("train")), "corpus", IN_ORDER):
         ids, labels = torch.tensor(row["input_ids"]), torch.tensor(row["labels"])
         with torch.no_grad():
             log = torch.log_softmax(base.model(input_ids=ids[None]).logits[0, :-1], -1)
@@ -190,3 +196,35 @@ def test_rows_of_similar_length_share_a_batch_and_epochs_differ() -> None:
             for at in range(0, 400, 8)
         ]
         assert sum(spread) / len(spread) < 60  # batches of random rows spread over about 230
+
+
+# Other ways to train
+
+
+@pytest.mark.parametrize("options", [{"dora": True, "lora_rank": 4}, {"neftune": 5.0}])
+def test_dora_and_noise_train_something_else_and_the_folder_keeps_it(
+    small_model: Path, eight: Task, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    """Noise is for training alone: the folder answers as the coder in memory."""
+    plain = {"lora_rank": options.get("lora_rank", 0), "steps": 3, "learning_rate": 1e-2}
+    options = plain | options
+    losses = []
+    for name, more in (("plain", plain), ("other", options)):
+        given = {"model": str(small_model), **BUDGETS, **more}
+        train_coder("sft", eight, tmp_path / name, 1, given)
+        history = read_json(tmp_path / name / "training.json")["history"]
+        losses.append([row["loss"] for row in history])
+    assert losses[0] != losses[1]
+    again = fitted(eight, small_model, tmp_path / "work", **options)
+    kept = load_coder(tmp_path / "other")
+    assert isinstance(kept, GenerativeCoder)
+    trained: Any = again.model
+    if options.get("dora"):
+        assert any("magnitude" in name for name, _ in trained.named_parameters())
+        trained = trained.merge_and_unload()
+    torch.testing.assert_close(trained.state_dict(), kept.model.state_dict())
+
+
+def test_dora_without_a_rank_is_refused(small_model: Path, eight: Task, tmp_path: Path) -> None:
+    with pytest.raises(IcdtuneError, match="trained whole. Give a lora_rank"):
+        fitted(eight, small_model, tmp_path, dora=True)

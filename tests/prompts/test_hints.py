@@ -65,3 +65,11 @@ def test_no_title_is_longer_than_the_limit(text, limit):
     else:
         assert short.endswith("...")
         assert text.startswith(short[:-3])
+
+
+def test_an_ancestor_is_shown_as_the_place_of_a_code():
+    hint = render_hint(["I10"], title, ["E11"])
+    assert hint.split("\n")[1:-1] == ["I10: Essential (primary) hypertension", "a code under E11: "]
+    assert render_hint([], lambda code: "Diabetes", ["E11"]).split("\n")[1:-1] == [
+        "a code under E11: Diabetes"
+    ]

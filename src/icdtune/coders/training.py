@@ -171,11 +171,17 @@ def lora_rank(model: PreTrainedModel, rank: int | None) -> int:
     return 0 if sum(p.numel() for p in model.parameters()) <= SMALL else 8
 
 
-def lora(rank: int, alpha: int) -> Any:
+def lora(rank: int, alpha: int, dora: bool = False) -> Any:
     """A PEFT configuration for all linear layers."""
     from peft import LoraConfig
 
-    return LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+    return LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        use_dora=dora,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
 
 
 def history(log: list[dict[str, Any]], names: tuple[str, ...]) -> list[dict[str, float]]:

@@ -37,6 +37,7 @@ def generate(
     answers: int = 1,
     temperature: float = 0.0,
     draws: torch.Tensor | None = None,
+    top_p: float = 1.0,
 ) -> list[list[Generated]]:
     """Answer each prompt `answers` times.
 
@@ -50,6 +51,7 @@ def generate(
         temperature: 0 is greedy; else tokens are drawn with `draws`.
         draws: (prompts x answers, max_new_tokens) numbers in [0, 1), one a token: an answer depends on
             its own row alone, not on what else is in the batch.
+        top_p: tokens are drawn from the most likely ones that together have this probability.
 
     Returns:
         For each prompt its answers.
@@ -96,7 +98,7 @@ def generate(
         stops = torch.tensor(list(end_ids), device=device)
         for step in range(max_new_tokens):
             own = None if numbers is None else numbers[rows, step]
-            chosen, chance = _choose(logits, temperature, own)
+            chosen, chance = _choose(logits, temperature, own, top_p)
             for row, token, value in zip(
                 rows.tolist(), chosen.tolist(), chance.tolist(), strict=True
             ):
@@ -212,18 +214,25 @@ def _common(prompts: Sequence[Sequence[int]]) -> int:
 
 
 def _choose(
-    logits: torch.Tensor, temperature: float, draws: torch.Tensor | None
+    logits: torch.Tensor, temperature: float, draws: torch.Tensor | None, top_p: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Next token of each row and its probability."""
+    """Next token of each row and its probability (that of all tokens, not of the drawn ones)."""
     chances = torch.softmax(logits if temperature == 0 else logits / temperature, -1)
     if temperature == 0 or draws is None:
         chance, chosen = chances.max(-1)
         return chosen, chance
     # Inverse of the distribution function: one random number a row, not one an entry.
-    steps = chances.cumsum(-1)
+    steps = (chances if top_p == 1 else _nucleus(chances, top_p)).cumsum(-1)
     chosen = torch.searchsorted(steps, draws[:, None] * steps[:, -1:], right=True)[:, 0]
     chosen = chosen.clamp_(max=logits.shape[-1] - 1)
     return chosen, chances.gather(-1, chosen[:, None])[:, 0]
+
+
+def _nucleus(chances: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Probabilities (rows, vocabulary) with 0 outside each row's fewest tokens that reach `top_p`."""
+    falling, order = chances.sort(-1, descending=True)
+    inside = falling.cumsum(-1) - falling < top_p
+    return torch.zeros_like(chances).scatter(-1, order, falling * inside)
 
 
 def _until_end(ids: list[int], chances: list[float], ends: set[int]) -> Generated:

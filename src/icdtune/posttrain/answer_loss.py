@@ -7,7 +7,7 @@ cost as much as the layers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -58,7 +58,14 @@ class AnswerLossTrainer(SFTTrainer):
         size = self.args.train_batch_size * self.args.gradient_accumulation_steps
         size *= processes.count()
         lengths = [len(ids) for ids in dataset["input_ids"]]
-        return ByLength(lengths, size, lambda: self.args.seed + (int(self.state.epoch or 0) << 32))
+
+        def seed() -> int:
+            epoch = int(self.state.epoch or 0)
+            if isinstance(self.data_collator, Respelled):
+                self.data_collator.epoch = epoch
+            return int(self.args.seed) + (epoch << 32)
+
+        return ByLength(lengths, size, seed)
 
 
 class LeftPadded:
@@ -84,3 +91,26 @@ class LeftPadded:
             "attention_mask": mask,
             "position_ids": positions(mask),
         }
+
+
+class Respelled(LeftPadded):
+    """Collates rows whose answers are spelt anew in every epoch.
+
+    Args:
+        spell: token ids of the answer to a row's `note_id` and `codes` in an epoch.
+    """
+
+    def __init__(self, pad_id: int, spell: Callable[[str, list[str], int], list[int]]) -> None:
+        super().__init__(pad_id)
+        self._spell = spell
+        self.epoch = 0
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """As without, the answers in this epoch's order."""
+        return super().__call__([self._respelled(row) for row in rows])
+
+    def _respelled(self, row: dict[str, Any]) -> dict[str, Any]:
+        answer = self._spell(row["note_id"], row["codes"], self.epoch)
+        prompt = row["input_ids"][: row["labels"].count(IGNORED)]
+        labels = [IGNORED] * len(prompt) + answer
+        return {"input_ids": prompt + answer, "labels": labels}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -24,10 +24,21 @@ CLIP = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """A note that a step visits, and the codes that its prompt shows as confirmed."""
+    """A note that a step visits, and what its prompt shows as confirmed.
+
+    Attributes:
+        hint: codes.
+        families: ancestors that stand for codes the model keeps missing.
+    """
 
     note: Note
     hint: tuple[str, ...] = ()
+    families: tuple[str, ...] = ()
+
+    @property
+    def hinted(self) -> bool:
+        """Whether anything is shown."""
+        return bool(self.hint or self.families)
 
 
 @dataclass(frozen=True)
@@ -55,19 +66,25 @@ class HintPools:
         return sum(map(len, self.pools.values()))
 
 
-def refresh(notes: Iterable[Note], predicted: Mapping[str, Iterable[str]]) -> HintPools:
+def refresh(
+    notes: Iterable[Note],
+    predicted: Mapping[str, Iterable[str]],
+    added: Mapping[str, Collection[str]] = {},
+) -> HintPools:
     """Hint pools and drawing weights after predicting training notes without hints.
 
     Args:
         notes: the notes that were predicted, with their gold.
         predicted: note id -> predicted codes.
+        added: note id -> gold codes that a reviewer had to add: they stay in the pool.
     """
     pools: dict[str, tuple[str, ...]] = {}
     frequency: Counter[str] = Counter()
     hits: Counter[str] = Counter()
     for note in notes:
         gold, found = set(note.codes or ()), set(predicted[note.note_id])
-        pools[note.note_id] = tuple(sorted(gold - found))
+        missed = (gold - found) | (gold & set(added.get(note.note_id, ())))
+        pools[note.note_id] = tuple(sorted(missed))
         frequency.update(gold)
         hits.update(gold & found)
     weights = code_weights(frequency, hits)
@@ -87,10 +104,12 @@ def code_weights(frequency: Mapping[str, int], hits: Mapping[str, int]) -> dict[
     return {code: min(weight, ceiling) ** (1 / TEMPERATURE) for code, weight in raw.items()}
 
 
-def draw_hint(pools: HintPools, note_id: str, rng: random.Random) -> tuple[str, ...]:
-    """The hint of one visit: none with probability 1/2, else 1 to 5 codes without replacement."""
+def draw_hint(
+    pools: HintPools, note_id: str, rng: random.Random, probability: float = HINT_PROBABILITY
+) -> tuple[str, ...]:
+    """The hint of one visit: with the probability 1 to 5 codes without replacement, else none."""
     pool = list(pools.pools.get(note_id, ()))
-    if not pool or rng.random() >= HINT_PROBABILITY:
+    if not pool or rng.random() >= probability:
         return ()
     count = rng.randint(1, min(MOST_HINTED, len(pool)))
     drawn = []
@@ -110,18 +129,32 @@ def epoch(notes: Sequence[Note], seed: int, turn: int) -> list[Note]:
 
 
 def hinted_round(
-    notes: Sequence[Note], pools: HintPools, seed: int, turn: int, size: int
+    notes: Sequence[Note],
+    pools: HintPools,
+    seed: int,
+    turn: int,
+    size: int,
+    anneal: bool = False,
+    family: Callable[[str, str], str | None] = lambda note_id, code: None,
 ) -> list[Visit]:
-    """A round's visits: up to `size` notes with a pool, in one shuffled epoch, each with its hint."""
+    """A round's visits: up to `size` notes with a pool, in one shuffled epoch, each with its hint.
+
+    Args:
+        anneal: the probability of a hint falls from 1/2 at the first visit to 0 after the last.
+        family: of a note's id and a drawn code, the ancestor that is shown in the code's place.
+    """
     unmastered = set(pools.unmastered)
     chosen = [note for note in epoch(notes, seed, turn) if note.note_id in unmastered][:size]
-    return [
-        Visit(
-            note,
-            draw_hint(pools, note.note_id, random.Random(f"{seed}:{turn}:{i}:{note.note_id}")),
-        )
-        for i, note in enumerate(chosen)
-    ]
+    visits = []
+    for i, note in enumerate(chosen):
+        left = 1 - i / len(chosen) if anneal else 1.0
+        rng = random.Random(f"{seed}:{turn}:{i}:{note.note_id}")
+        drawn = draw_hint(pools, note.note_id, rng, left * HINT_PROBABILITY)
+        above = {code: family(note.note_id, code) for code in drawn}
+        shown = tuple(code for code in drawn if above[code] is None)
+        families = tuple(sorted({name for name in above.values() if name is not None}))
+        visits.append(Visit(note, shown, families))
+    return visits
 
 
 def plain_visits(notes: Sequence[Note], seed: int) -> Iterator[Visit]:

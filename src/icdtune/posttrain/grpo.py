@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
 STEPS = 120
-"""Updates of GRPO where nothing else is said."""
+"""Steps of GRPO where nothing else is said."""
 Share = Annotated[float, Field(ge=0, le=1)]
 CURVES = (
     "loss",
@@ -67,8 +68,15 @@ class Update:
         credit_weight: advantage = (1 - weight) x the group's + weight x credit; 0 is plain GRPO (the
             study's). docs/results.md has what 0.5 was chosen on.
         credit: "codes" credits each code's decision, "to-go" what was still to be gained.
-        temperature: of the rollouts.
+        temperature, top_p: of the rollouts; tokens below the most likely `top_p` are never drawn.
+        refill: how often a visit whose answers nothing tells apart gives its place to another.
         scale: divide rewards by their deviation in the "group", in the "batch", or by "none".
+        iterations: updates that the answers to a batch of visits serve.
+        clip, clip_high: how far from 1 the ratio to the policy that answered may move, down and up, in
+            later iterations; None is `clip`.
+        importance: ratios of every "token", or one of the whole "sequence" (without credit).
+        rollouts: who samples: "transformers", "vllm" in the training's own processes, or
+            "vllm-server" at `vllm_url`.
     """
 
     visits: Count = 16
@@ -86,7 +94,43 @@ class Update:
     credit_weight: Share = 0.5
     credit: Literal["codes", "to-go"] = "codes"
     temperature: Rate = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    refill: Annotated[int, Field(ge=0)] = 0
     scale: Literal["group", "batch", "none"] = "group"
+    iterations: Count = 1
+    clip: Rate = 0.2
+    clip_high: Rate | None = None
+    importance: Literal["token", "sequence"] = "token"
+    rollouts: Literal["transformers", "vllm", "vllm-server"] = "transformers"
+    vllm_url: str = "http://localhost:8000"
+
+    def check(self) -> None:
+        """IcdtuneError where options contradict each other."""
+        if self.format_weight and self.credit_weight == 1 and self.credit == "codes":
+            raise IcdtuneError(
+                "no code earns the share of format_weight, and with credit_weight 1 nothing else "
+                "reaches the tokens. Give a credit_weight below 1, or format_weight 0"
+            )
+        if self.clip_high is not None and self.iterations == 1:
+            raise IcdtuneError(
+                "clip_high does nothing where answers serve one update: all ratios are 1. Give "
+                "iterations above 1, or leave clip_high out"
+            )
+        if self.rollouts != "transformers" and not find_spec("vllm"):
+            raise IcdtuneError(
+                f'rollouts "{self.rollouts}" needs vLLM, which is not installed: '
+                f'pip install "icdtune[vllm]"'
+            )
+        if self.refill and self.rollouts == "vllm-server":
+            raise IcdtuneError(
+                "refill asks each process again on its own, which a vLLM server cannot serve. Give "
+                "refill 0, or rollouts vllm"
+            )
+        if self.importance == "sequence" and self.credit_weight:
+            raise IcdtuneError(
+                "one ratio for a whole answer gives every token the mean of the credits. Give "
+                "credit_weight 0, or importance token"
+            )
 
 
 class Reinforced(GenerativeCoder):
@@ -97,6 +141,7 @@ class Reinforced(GenerativeCoder):
 
     def __init__(self, start: Path, update: Update) -> None:
         super().__init__()
+        update.check()
         self._start, self._update = start, update
 
     def begin(self, task: Task) -> None:
@@ -127,10 +172,12 @@ class Reinforced(GenerativeCoder):
         work: Path,
         task: Task,
         finished: Callable[[int], bool] = lambda step: False,
+        others: Plan | None = None,
     ) -> None:
-        """Train for at most `steps` updates on the plan's visits; goes on from a checkpoint.
+        """Train on at most `steps` batches of the plan's visits; goes on from a checkpoint.
 
-        Training ends earlier where `finished` says so of the number of updates.
+        Training ends earlier where `finished` says so of the number of batches. `others` gives the
+        visits that may take the place of one which teaches nothing.
         """
         import torch
 
@@ -155,31 +202,36 @@ class Reinforced(GenerativeCoder):
                 f"{self._start} is an adapter of {self._given.base}: with lora_rank 0 the divergence "
                 f"would be from that model, not from the start. Give a lora_rank, or kl 0"
             )
-        if update.format_weight and update.credit_weight == 1 and update.credit == "codes":
-            raise IcdtuneError(
-                "no code earns the share of format_weight, and with credit_weight 1 nothing else "
-                "reaches the tokens. Give a credit_weight below 1, or format_weight 0"
-            )
         rate = update.learning_rate or (1e-5 if rank else 3e-5)
-        common = arguments(
-            work, seed, steps, max(5, steps // 6), half_precision(self.model.device)
-        ) | {"lr_scheduler_type": "constant_with_warmup", "warmup_steps": max(1, steps // 20)}
+        # Checkpoints stand between batches of rollouts, so that none is answered twice.
+        each = update.iterations
+        updates, save_every = steps * each, max(5, steps // 6) * each
+        common = arguments(work, seed, updates, save_every, half_precision(self.model.device)) | {
+            "lr_scheduler_type": "constant_with_warmup",
+            "warmup_steps": max(1, updates // 20),
+        }
+
+        def done(step: int) -> bool:
+            return finished(step // each)
+
         trainer = CodeSetTrainer(
             self,
             plan,
             titles(task),
-            grpo_config(common, update, rate),
+            grpo_config(common, update, rate, self.settings.answer_budget),
             update.visits,
             Objective(self._reward(task), update.credit, update.credit_weight),
+            update.refill,
+            others,
             peft_config=lora(rank, rank) if rank else None,
-            callbacks=[stop_when(finished)],
+            callbacks=[stop_when(done)],
         )
-        run(trainer, work, "Reinforce", finished)
+        run(trainer, work, "Reinforce", done)
         model = trainer.accelerator.unwrap_model(trainer.model)
         curves = history(trainer.state.log_history, CURVES)
         tokens = sum(row.get("prompt_tokens", 0) + row.get("answer_tokens", 0) for row in curves)
         self.training |= {
-            "steps": trainer.state.global_step,
+            "steps": trainer.state.global_step // each,
             "learning_rate": rate,
             "lora_rank": rank,
             "tokens": int(tokens),
@@ -214,9 +266,10 @@ class GRPO(Reinforced):
         start: folder of the fine-tuned coder.
         preset: a name in presets/posttrain.yaml, as paper-qwen2.5-1.5b-mimic3-full; options given take
             the place of its own.
-        steps: updates; None is `epochs`, or 120 where that is not given either.
+        steps: batches of `visits`, each of which serves `iterations` updates; None is `epochs`, or 120
+            where that is not given either.
         epochs: passes over the training notes.
-        match: folder of a PHI coder whose number of updates is taken instead of either.
+        match: folder of a PHI coder whose number of steps is taken instead of either.
         update: options of `Update`.
     """
 
@@ -253,13 +306,14 @@ class GRPO(Reinforced):
             drawn.extend(itertools.islice(order, max(0, needed - len(drawn))))
             return drawn[needed - visits : needed]
 
+        every = [Visit(note) for note in notes]
         if steps:  # a PHI coder that missed nothing made none
-            self.reinforce(plan, steps, seed, work, task)
+            self.reinforce(plan, steps, seed, work, task, others=lambda step: every)
 
     def _matched(self, folder: Path) -> int:
-        """The updates of another coder; IcdtuneError where its steps are of another size."""
+        """The steps of another coder; IcdtuneError where its steps are of another size."""
         other: dict[str, Any] = read_json(folder / "training.json")
-        for name in ("visits", "group"):
+        for name in ("visits", "group", "iterations"):
             own = getattr(self._update, name)
             if other.get(name) != own:
                 raise IcdtuneError(

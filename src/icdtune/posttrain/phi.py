@@ -7,16 +7,25 @@ compare with the full gold set, and nothing is ever hinted in evaluation (arXiv 
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from icdtune.coders import processes
+from icdtune.codes.systems import get_system
+from icdtune.codes.tables import load_table
 from icdtune.data.labels import Task
-from icdtune.data.schema import Note
+from icdtune.data.predictions import Predictions
+from icdtune.data.schema import Note, canonical_code
+from icdtune.data.table import open_table
+from icdtune.errors import IcdtuneError
+from icdtune.evaluation.counts import count
+from icdtune.evaluation.metrics import macro_f1_present, whole
 from icdtune.files import read_json, write_json
 from icdtune.posttrain.curriculum import HintPools, Visit, epoch, hinted_round, refresh
 from icdtune.posttrain.grpo import Count, Reinforced, Update
@@ -26,83 +35,169 @@ Predict = Callable[[Sequence[Note]], tuple[dict[str, list[str]], int]]
 """Hint-free prediction: note id -> codes, and the tokens it took."""
 
 
+@dataclass(frozen=True)
+class Curriculum:
+    """How rounds are made; what the study does not have is off.
+
+    Attributes:
+        rounds, steps: rounds, and the most steps of one.
+        visits: visits a step.
+        seed: of orders and hints.
+        anneal: hints become rarer within a round, and end with it.
+        ancestors_after: refreshes in a row that a note's code must be missed in before its parent is
+            shown in its place; None never does.
+        patience: rounds in a row without a better macro-F1 on "val" that end the training; None never.
+        parent: a code's parent in the tables, None at the top.
+        added: note id -> codes that a reviewer had to add.
+    """
+
+    rounds: int
+    steps: int
+    visits: int
+    seed: int
+    anneal: bool = False
+    ancestors_after: int | None = None
+    patience: int | None = None
+    parent: Callable[[str], str | None] = lambda code: None
+    added: Mapping[str, Collection[str]] = field(default_factory=dict)
+
+
 class Rounds:
     """The visits of each step, round after round; pools are kept in `work` as they are made.
 
     Args:
         notes: training notes of the curriculum.
-        rounds, steps: rounds, and the most steps of one.
-        visits: visits a step.
-        seed: of orders and hints.
+        curriculum: how rounds are made.
         work: where pools are kept, so that an interrupted run goes on with the same ones.
         predict: hint-free prediction with the weights as they are now.
+        judge: macro-F1 on "val" with the weights as they are now; asked where there is a patience.
     """
 
     def __init__(
         self,
         notes: Sequence[Note],
-        rounds: int,
-        steps: int,
-        visits: int,
-        seed: int,
+        curriculum: Curriculum,
         work: Path,
         predict: Predict,
+        judge: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        self._notes, self._rounds, self._steps, self._visits = notes, rounds, steps, visits
-        self._seed, self._work, self._predict = seed, work, predict
+        self._notes, self._rules, self._work = notes, curriculum, work
+        self._predict, self._judge = predict, judge
         self._predicted: dict[int, dict[str, Any]] = {}
         self._planned: dict[int, list[Visit]] = {}
+        self._step = 0
 
     def plan(self, step: int) -> list[Visit]:
         """The visits of a step; where it opens a round, the pools are refreshed first."""
-        start = 0
-        for turn in range(1, self._rounds + 1):
-            steps = self.steps(turn)
-            if step < start + steps:
-                visits, first = self.visits(turn), (step - start) * self._visits
-                return [visits[i % len(visits)] for i in range(first, first + self._visits)]
-            start += steps
-        raise IndexError(f"step {step} is after the last round")
+        size = self._rules.visits
+        turn, start = self._place(step)
+        visits, first = self.visits(turn), (step - start) * size
+        return [visits[i % len(visits)] for i in range(first, first + size)]
+
+    def others(self, step: int) -> list[Visit]:
+        """All visits of a step's round."""
+        return self.visits(self._place(step)[0])
 
     def finished(self, step: int) -> bool:
-        """Whether `step` updates complete the last round."""
-        done = 0
-        for turn in range(1, self._rounds + 1):
+        """Whether `step` steps complete the last round."""
+        self._step = step
+        done = turn = 0
+        while self._goes_on(turn):
+            turn += 1
             done += self.steps(turn)
             if step < done:
                 return False
         return True
 
+    def _place(self, step: int) -> tuple[int, int]:
+        """The round of a step and the step that it began with."""
+        self._step = step
+        start = turn = 0
+        while self._goes_on(turn):
+            turn += 1
+            steps = self.steps(turn)
+            if step < start + steps:
+                return turn, start
+            start += steps
+        raise IndexError(f"step {step} is after the last round")
+
+    def _goes_on(self, turn: int) -> bool:
+        """Whether a round follows this one (0: before the first)."""
+        patience = self._rules.patience
+        if turn >= self._rules.rounds:
+            return False
+        if patience is None or turn < patience:
+            return True
+        scores = [self._refreshed(t)["macro_f1"] for t in range(turn + 1)]
+        return bool(max(scores[-patience:]) > max(scores[:-patience]))
+
     def steps(self, turn: int) -> int:
         """Steps of a round: one epoch over its visits, or the most allowed."""
-        return min(self._steps, -(-len(self.visits(turn)) // self._visits))
+        return min(self._rules.steps, -(-len(self.visits(turn)) // self._rules.visits))
 
     def visits(self, turn: int) -> list[Visit]:
         """A round's visits, at most what its steps can take."""
         if turn not in self._planned:
-            size = self._steps * self._visits
-            pools = self.pools(turn - 1)
-            self._planned[turn] = hinted_round(self._notes, pools, self._seed, turn, size)
+            rules = self._rules
+            missed = self._missed_again(turn)
+
+            def family(note_id: str, code: str) -> str | None:
+                return rules.parent(code) if (note_id, code) in missed else None
+
+            self._planned[turn] = hinted_round(
+                self._notes,
+                self.pools(turn - 1),
+                rules.seed,
+                turn,
+                rules.steps * rules.visits,
+                rules.anneal,
+                family,
+            )
         return self._planned[turn]
+
+    def _missed_again(self, turn: int) -> set[tuple[str, str]]:
+        """Notes' codes that were missed in each of the last refreshes before a round."""
+        times = self._rules.ancestors_after
+        if times is None or times > turn:
+            return set()
+        pools = [self.pools(before).pools for before in range(turn - times, turn)]
+        return set.intersection(
+            *({(note_id, code) for note_id in each for code in each[note_id]} for each in pools)
+        )
 
     def pools(self, turn: int) -> HintPools:
         """The pools after a round (0: before the first); predicts where that was not done yet."""
-        return refresh(self._notes, self._refreshed(turn)["predicted"])
+        return refresh(self._notes, self._refreshed(turn)["predicted"], self._rules.added)
 
     def _refreshed(self, turn: int) -> dict[str, Any]:
         if turn not in self._predicted:
             path = self._work / f"pools-{turn}.json"
+            made_at = sum(self.steps(before) for before in range(1, turn + 1))
             if not path.exists():
-                self._predict_share(path)
-            self._predicted[turn] = read_json(path)
+                if self._step > made_at:
+                    raise IcdtuneError(
+                        f"{path} is gone, and the coder has gone on since, to step {self._step}. "
+                        f"Remove {self._work} and train again"
+                    )
+                self._predict_share(path, made_at)
+            found = read_json(path)
+            if found["step"] != made_at:
+                raise IcdtuneError(
+                    f"{path} was made at step {found['step']}, round {turn} ends at {made_at}: these "
+                    f"pools are of another coder. Remove {self._work} and train again"
+                )
+            self._predicted[turn] = found
         return self._predicted[turn]
 
-    def _predict_share(self, path: Path) -> None:
+    def _predict_share(self, path: Path, step: int) -> None:
         """Predict this process's share of the notes; the first gathers what all predicted."""
         started, own = time.perf_counter(), processes.rank()
         predicted, tokens = self._predict(self._notes[own :: processes.count()])
         part = path.with_suffix(f".{own}.json")
         write_json(part, {"predicted": predicted, "tokens": tokens})
+        macro_f1 = None
+        if self._rules.patience is not None and processes.first():
+            macro_f1 = self._judge()
         processes.wait()
         if processes.first():
             files = [path.with_suffix(f".{rank}.json") for rank in range(processes.count())]
@@ -110,7 +205,8 @@ class Rounds:
             merged = {k: v for each in parts for k, v in each["predicted"].items()}
             tokens = sum(each["tokens"] for each in parts)
             seconds = round(time.perf_counter() - started, 1)
-            write_json(path, {"predicted": merged, "tokens": tokens, "seconds": seconds})
+            made = {"step": step, "predicted": merged, "tokens": tokens, "seconds": seconds}
+            write_json(path, made | ({} if macro_f1 is None else {"macro_f1": macro_f1}))
             for file in files:
                 file.unlink()
         processes.wait()
@@ -120,7 +216,7 @@ class Rounds:
         gold = {note.note_id: set(note.codes or ()) for note in self._notes}
         total = sum(map(len, gold.values()))
         entries = []
-        for turn in range(self._rounds + 1):
+        for turn in itertools.count():
             pools, made = self.pools(turn), self._refreshed(turn)
             entry: dict[str, Any] = {
                 "round": turn,
@@ -131,10 +227,12 @@ class Rounds:
                 "tokens": made["tokens"],
                 "seconds": made["seconds"],
             }
+            if "macro_f1" in made:
+                entry["macro_f1"] = made["macro_f1"]
             if turn:
                 shown = Counter(
                     (visit.note.note_id, code)
-                    for visit in self.visits(turn)[: self.steps(turn) * self._visits]
+                    for visit in self.visits(turn)[: self.steps(turn) * self._rules.visits]
                     for code in visit.hint
                 )
                 learned = sum(code not in pools.pools[note_id] for note_id, code in shown)
@@ -142,7 +240,9 @@ class Rounds:
                 entry["hinted"] = len(shown)
                 entry["hinted_recall"] = round(learned / len(shown), 6) if shown else None
             entries.append(entry)
-        return entries
+            if not self._goes_on(turn):
+                return entries
+        raise AssertionError("rounds end")
 
 
 class PHI(Reinforced):
@@ -153,8 +253,14 @@ class PHI(Reinforced):
         preset: a name in presets/posttrain.yaml, as paper-qwen2.5-1.5b-mimic3-full; options given take
             the place of its own.
         rounds: rounds of the curriculum.
-        steps: the most updates of a round; a round is one epoch over its notes, or this.
+        steps: the most steps of a round; a round is one epoch over its notes, or this.
         notes: training notes in the curriculum, drawn with the seed; None is all.
+        anneal: hints become rarer within a round, from half of the visits to none.
+        ancestors_after: show the parent of a code in its place once a note missed the code in so many
+            refreshes in a row.
+        patience: end after so many rounds in a row without a better macro-F1 on "val".
+        reviewed: a table (CSV, parquet, a spreadsheet) with the columns note_id and code: what reviewers
+            had to add to a coder's answers stays in the pools.
         update: options of `Update`.
     """
 
@@ -166,28 +272,97 @@ class PHI(Reinforced):
         rounds: Count = 3,
         steps: Count = 40,
         notes: Count | None = None,
+        anneal: bool = False,
+        ancestors_after: Count | None = None,
+        patience: Count | None = None,
+        reviewed: Path | None = None,
         **update: Any,
     ) -> None:
         super().__init__(start, Update(**update))
-        self._rounds, self._steps, self._notes = rounds, steps, notes
+        self._notes, self._reviewed = notes, reviewed
+        self._rules = partial(
+            Curriculum,
+            rounds,
+            steps,
+            self._update.visits,
+            anneal=anneal,
+            ancestors_after=ancestors_after,
+            patience=patience,
+        )
+        self._most = rounds * steps
 
     def fit(self, task: Task, seed: int, work: Path) -> None:
         """Train on the split "train", round after round."""
+        every = list(task.notes("train"))
+        systems = task.corpus.info.code_systems
+        added = read_added(self._reviewed, every, systems) if self._reviewed else {}
         self.begin(task)
-        notes = epoch(list(task.notes("train")), seed, 0)[: self._notes]
+        rules = self._rules(seed=seed, parent=partial(parent, systems), added=added)
         rounds = Rounds(
-            notes, self._rounds, self._steps, self._update.visits, seed, work, self._predict_free
+            epoch(every, seed, 0)[: self._notes],
+            rules,
+            work,
+            self._predict_free,
+            partial(self._macro_f1, task),
         )
         if not rounds.finished(0):
-            most = self._rounds * self._steps
-            self.reinforce(rounds.plan, most, seed, work, task, rounds.finished)
+            self.reinforce(
+                rounds.plan, self._most, seed, work, task, rounds.finished, rounds.others
+            )
         self.training["rounds"] = rounds.report()
         self.training["tokens"] += sum(entry["tokens"] for entry in self.training["rounds"])
 
     def _predict_free(self, notes: Sequence[Note]) -> tuple[dict[str, list[str]], int]:
         """Hint-free greedy answers; one that cannot be read counts as empty."""
+        predictions = self._answers(notes)
+        found = {row.note_id: list(row.codes) for row in predictions}
+        return found, predictions.tokens or 0
+
+    def _macro_f1(self, task: Task) -> float:
+        """Macro-F1 on "val", over the codes that its gold holds."""
+        predictions = self._answers(task.notes("val", gold=False))
+        return float(macro_f1_present(whole(count(task, "val", predictions)))[0])
+
+    def _answers(self, notes: Iterable[Note]) -> Predictions:
         training = self.model.training
         predictions = self.predict(notes)
         self.model.train(training)
-        found = {row.note_id: list(row.codes) for row in predictions}
-        return found, predictions.tokens or 0
+        return predictions
+
+
+def parent(code_systems: Mapping[str, str], code: str) -> str | None:
+    """The code above a code in the corpus's tables; None for a category."""
+    for name in code_systems.values():
+        table = load_table(name)
+        if code in table:
+            above = table.parent(code)
+            is_code = above is not None and get_system(name).canonical(above) == above
+            return above if is_code else None
+    return None
+
+
+def read_added(
+    path: Path, notes: Sequence[Note], code_systems: Mapping[str, str]
+) -> dict[str, set[str]]:
+    """Note id -> codes that reviewers had to add; rows of notes that are not in train are left out.
+
+    Raises:
+        IcdtuneError: no row is about a training note, or a code is not in its note's gold: what is
+            hinted must be what is rewarded.
+    """
+    gold = {note.note_id: set(note.codes or ()) for note in notes}
+    added: dict[str, set[str]] = {}
+    rows = open_table(path, ["note_id", "code"]).collect()
+    for row, (note_id, raw) in enumerate(rows.iter_rows(), 1):
+        if note_id not in gold:
+            continue
+        code = canonical_code(raw or "", dict(code_systems))
+        if code not in gold[note_id]:
+            raise IcdtuneError(
+                f'{path} data row {row}: field "code": note {note_id} has no such code in train. Add it '
+                f"to the corpus as well: rewards compare with that"
+            )
+        added.setdefault(note_id, set()).add(code)
+    if not added:
+        raise IcdtuneError(f"{path} has no row about a training note. Check its note_id column")
+    return added

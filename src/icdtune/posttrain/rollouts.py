@@ -6,6 +6,7 @@ fails where an upgrade changes one.
 
 from __future__ import annotations
 
+import math
 import random
 import warnings
 from collections.abc import Callable, Sequence
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from icdtune.posttrain.grpo import Update
 
 Plan = Callable[[int], Sequence[Visit]]
-"""The visits of a step, by its number from 0."""
+"""The visits of a batch of rollouts, by its number from 0."""
 MOST_CUT = 0.2
 """Share of answers that may be cut at their budget before that is said."""
 ALIKE = 5
@@ -45,11 +46,13 @@ class CodeSetTrainer(GRPOTrainer):
 
     Args:
         coder: model, tokenizer, budgets and code systems; trained in place.
-        plan: visits of each step.
+        plan: visits of each batch of rollouts.
         title: a code's title, for hints.
         config: TRL's arguments; see `grpo_config`.
-        visits: visits a step, over all processes.
+        visits: visits a batch of rollouts, over all processes.
         objective: reward and credit.
+        refill: how often a visit whose answers nothing tells apart is replaced.
+        others: by the number of a batch of rollouts, the visits that replacements are drawn from.
     """
 
     def __init__(
@@ -60,9 +63,12 @@ class CodeSetTrainer(GRPOTrainer):
         config: GRPOConfig,
         visits: int,
         objective: Objective,
+        refill: int = 0,
+        others: Plan | None = None,
         **options: Any,
     ) -> None:
         self._objective = objective
+        self._refill, self._others = refill, others or plan
         self._alike, self._said = 0, set[str]()
         self._coder, self._plan, self._title = coder, plan, title
         # What a step reads is decided by the plan and the step; the data set only counts the rows.
@@ -80,24 +86,24 @@ class CodeSetTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """Put the step's visits into the rows, then go on as TRL does."""
-        visits = self._plan(self.state.global_step)
-        chosen = [visits[row["place"] % len(visits)] for row in inputs]
-        self._current = chosen
-        self._places = [row["place"] for row in inputs]
-        rows = [
-            {"prompt": v.note.note_id, "gold": list(v.note.codes or ()), "place": row["place"]}
-            for v, row in zip(chosen, inputs, strict=True)
-        ]
-        scored: dict[str, Any] = super()._generate_and_score_completions(rows)
+        size = self.num_generations
+        visits = self._plan(self._batch)
+        self._places = [row["place"] for row in inputs[::size]]
+        self._current = [visits[place % len(visits)] for place in self._places]
+        scored: dict[str, Any] = super()._generate_and_score_completions(inputs)
         advantages = scored["advantages"]
         if self._objective.credit_weight:
-            golds = [frozenset(row["gold"]) for row in rows]
-            advantages = self._with_credit(advantages, scored["completion_ids"].shape[1], golds)
+            advantages = self._with_credit(advantages, scored["completion_ids"].shape[1])
             scored["advantages"] = advantages
-        idle = (advantages.reshape(len(rows) // self.num_generations, -1) == 0).all(1)
+        idle = (advantages.reshape(len(self._current), -1) == 0).all(1)
         self._log("frac_advantage_zero", int(idle.sum()), len(idle))
         self._watch()
         return scored
+
+    @property
+    def _batch(self) -> int:
+        """The number of this batch of rollouts."""
+        return int(self.state.global_step // self.num_iterations)
 
     def _watch(self) -> None:
         """Say once where nothing can be learnt from the answers, or many of them are cut."""
@@ -120,16 +126,14 @@ class CodeSetTrainer(GRPOTrainer):
                 stacklevel=2,
             )
 
-    def _with_credit(
-        self, advantages: torch.Tensor, width: int, golds: Sequence[frozenset[str]]
-    ) -> torch.Tensor:
+    def _with_credit(self, advantages: torch.Tensor, width: int) -> torch.Tensor:
         """Advantages (rows) mixed with the credit of each token: (rows, width)."""
         weight, size = self._objective.credit_weight, self.num_generations
         rows: list[list[float]] = []
         decisions: list[float] = []
-        for start in range(0, len(golds), size):
-            group = self._rollouts[start : start + size]
-            tokens, values = self._objective.credits(group, golds[start], self._opened)
+        for place, visit in enumerate(self._current):
+            group = self._rollouts[place * size : (place + 1) * size]
+            tokens, values = self._objective.credits(group, _gold(visit), self._opened)
             rows += tokens
             decisions += values
         totals = torch.tensor(
@@ -145,34 +149,78 @@ class CodeSetTrainer(GRPOTrainer):
 
     def _generate(self, prompts: list[Any]) -> Any:
         """Answer the visits; each group's prompt is rendered and forwarded once."""
-        size = self.num_generations
-        heads = self._current[::size]
-        coder = self._coder
-        ids = [
-            coder.prompt(visit.note.text, render_hint(visit.hint, self._title)) for visit in heads
-        ]
-        model = self.accelerator.unwrap_model(self.model)
-        model.eval()
-        groups = self._sample(model, ids)
-        model.train()
+        size, count = self.num_generations, len(self._current)
+        asked = answered = 0
+        groups: list[list[Generated]] = [[] for _ in range(count)]
+        rollouts: list[list[Rollout]] = [[] for _ in range(count)]
+        ids: list[list[int]] = [[] for _ in range(count)]
+        places = list(range(count))
+        for attempt in range(self._refill + 1):
+            if attempt:
+                places = [i for i in places if self._idle(rollouts[i], self._current[i])]
+                for i in places:
+                    self._current[i] = self._other(i, attempt)
+            for i in places:
+                visit = self._current[i]
+                hint = render_hint(visit.hint, self._title, visit.families)
+                ids[i] = self._coder.prompt(visit.note.text, hint)
+            found = self._sample([ids[i] for i in places], places, attempt)
+            for i, group in zip(places, found, strict=True):
+                groups[i] = group
+                rollouts[i] = [self._read(answer.ids, answer.ended) for answer in group]
+                asked += len(ids[i])
+                answered += sum(len(answer.ids) for answer in group)
         answers = [answer for group in groups for answer in group]
-        prompt_ids = [prompt for prompt in ids for _ in range(size)]
-        self._rollouts = [self._read(answer.ids, answer.ended) for answer in answers]
-        asked = sum(map(len, ids))
-        answered = sum(len(a.ids) for a in answers)
+        self._rollouts = [rollout for group in rollouts for rollout in group]
         self.state.num_input_tokens_seen += asked * size + answered
         self._log("prompt_tokens", asked)
         self._log("answer_tokens", answered)
         self._log("truncated", sum(not a.ended for a in answers), len(answers))
-        self._log("hinted", sum(bool(v.hint) for v in heads), len(heads))
+        self._log("hinted", sum(v.hinted for v in self._current), count)
         texts = [rollout.text for rollout in self._rollouts]
-        return prompt_ids, [a.ids for a in answers], None, texts, None, {}, None, []
+        prompt_ids = [prompt for prompt in ids for _ in range(size)]
+        chances = [[math.log(p) for p in a.probabilities] for a in answers]
+        sampled = chances if self.use_vllm else None
+        return prompt_ids, [a.ids for a in answers], None, texts, sampled, {}, None, []
 
-    def _sample(self, model: Any, prompts: list[list[int]]) -> list[list[Generated]]:
-        """A group of answers to each prompt, as many prompts at once as the memory allows."""
+    def _idle(self, group: Sequence[Rollout], visit: Visit) -> bool:
+        """Whether nothing tells the answers of a group apart."""
+        gold = _gold(visit)
+        if len({self._objective.score(rollout, gold) for rollout in group}) > 1:
+            return False
+        if not self._objective.credit_weight:
+            return True
+        rows, _ = self._objective.credits(group, gold, self._opened)
+        return not any(value for row in rows for value in row)
+
+    def _other(self, i: int, attempt: int) -> Visit:
+        """The visit that takes the place of one: of another note, if a few draws find one."""
+        rng, others, now = (
+            self._rng("refill", i, attempt),
+            self._others(self._batch),
+            self._current[i],
+        )
+        drawn = (rng.choice(others) for _ in range(10))
+        return next((visit for visit in drawn if visit.note is not now.note), now)
+
+    def _rng(self, what: str, i: int, attempt: int) -> random.Random:
+        """Random numbers of the i-th visit here, whichever process holds its place."""
+        key = f"{self.args.seed}:{self._batch}:{self._places[i]}"
+        return random.Random(f"{what}:{key}:{attempt}" if attempt else key)
+
+    def _sample(
+        self, prompts: list[list[int]], places: Sequence[int], attempt: int
+    ) -> list[list[Generated]]:
+        """A group of answers to each prompt."""
+        if not prompts:
+            return []
+        if self.use_vllm:
+            return self._sample_with_vllm(prompts)
+        model = self.accelerator.unwrap_model(self.model)
+        model.eval()
         coder, size = self._coder, self.num_generations
         budget = coder.settings.answer_budget
-        draws = [self._draws(place, budget) for place in self._places[::size]]
+        draws = [self._draws(self._rng("draws", i, attempt), budget) for i in places]
         most = coder.settings.batch_tokens or batch_tokens(model.device)
         lengths = [len(prompt) + size * budget for prompt in prompts]
         found: dict[int, list[Generated]] = {}
@@ -185,15 +233,28 @@ class CodeSetTrainer(GRPOTrainer):
                 coder.tokenizer.pad_token_id,
                 answers=size,
                 temperature=self.temperature,
+                top_p=self.top_p,
                 draws=torch.cat([draws[i] for i in together]),
             )
             found |= dict(zip(together, groups, strict=True))
+        model.train()
         return [found[i] for i in range(len(prompts))]
 
-    def _draws(self, place: int, budget: int) -> torch.Tensor:
-        """(group, budget) numbers in [0, 1) of a visit, whichever process answers it."""
-        seed = random.Random(f"{self.args.seed}:{self.state.global_step}:{place}").getrandbits(63)
-        numbers = torch.Generator().manual_seed(seed)
+    def _sample_with_vllm(self, prompts: list[list[int]]) -> list[list[Generated]]:
+        """Answers of TRL's vLLM engine, which gets the weights of this update first."""
+        size = self.num_generations
+        repeated = [prompt for prompt in prompts for _ in range(size)]
+        rows, chances = self._generate_single_turn(repeated, None, {}, size)
+        ends = end_ids(self.accelerator.unwrap_model(self.model), self._coder.tokenizer)
+        found = [
+            Generated(ids, [math.exp(p) for p in row], ids[-1] in ends)
+            for ids, row in zip(rows, chances, strict=True)
+        ]
+        return [found[i : i + size] for i in range(0, len(found), size)]
+
+    def _draws(self, rng: random.Random, budget: int) -> torch.Tensor:
+        """(group, budget) numbers in [0, 1) of a visit."""
+        numbers = torch.Generator().manual_seed(rng.getrandbits(63))
         return torch.rand((self.num_generations, budget), generator=numbers)
 
     def _log(self, name: str, value: float, count: float | None = None) -> None:
@@ -208,12 +269,12 @@ class CodeSetTrainer(GRPOTrainer):
         settings = self._coder.settings
         return Rollout(text, ends, ended, parse_answer(text, settings.code_systems, settings.scan))
 
-    def _reward(self, completions: list[str], gold: list[list[str]], **columns: Any) -> list[float]:
+    def _reward(self, completions: list[str], **columns: Any) -> list[float]:
         """The reward of each answer against the full gold."""
-        score = self._objective.score
+        size = self.num_generations
         return [
-            score(rollout, frozenset(codes))
-            for rollout, codes in zip(self._rollouts, gold, strict=True)
+            self._objective.score(rollout, _gold(self._current[row // size]))
+            for row, rollout in enumerate(self._rollouts)
         ]
 
     def _opened(self, text: str) -> Answer:
@@ -273,10 +334,12 @@ class CodeSetTrainer(GRPOTrainer):
         return chosen, torch.cat(entropies) if entropies else None, None
 
 
-def grpo_config(common: dict[str, Any], update: Update, rate: float) -> GRPOConfig:
+def grpo_config(
+    common: dict[str, Any], update: Update, rate: float, budget: int | None = None
+) -> GRPOConfig:
     """TRL's arguments for `visits` groups of `group` answers a step, over all processes.
 
-    At most `micro_groups` groups go into a backward pass of a process.
+    At most `micro_groups` groups go into a backward pass of a process. `budget` is an answer's.
     """
     group, own = update.group, processes.share(update.visits, "visits")
     micro = part(own, update.micro_groups)
@@ -290,17 +353,30 @@ def grpo_config(common: dict[str, Any], update: Update, rate: float) -> GRPOConf
         per_device_train_batch_size=group * micro,
         gradient_accumulation_steps=parts,
         steps_per_generation=parts,
+        num_iterations=update.iterations,
         num_generations=group,
         learning_rate=rate,
         beta=update.kl,
+        epsilon=update.clip,
+        epsilon_high=update.clip_high,
+        importance_sampling_level=update.importance,
         temperature=update.temperature,
-        max_completion_length=None,
-        loss_type="dapo",
+        top_p=update.top_p,
+        max_completion_length=budget,
+        use_vllm=update.rollouts != "transformers",
+        vllm_mode="server" if update.rollouts == "vllm-server" else "colocate",
+        vllm_server_base_url=update.vllm_url if update.rollouts == "vllm-server" else None,
+        # A mean over answers where each has one ratio (arXiv 2507.18071), else over all tokens.
+        loss_type="grpo" if update.importance == "sequence" else "dapo",
         scale_rewards=update.scale,
         shuffle_dataset=False,
         remove_unused_columns=False,
         mask_truncated_completions=False,
     )
+
+
+def _gold(visit: Visit) -> frozenset[str]:
+    return frozenset(visit.note.codes or ())
 
 
 def stop_when(finished: Callable[[int], bool]) -> TrainerCallback:

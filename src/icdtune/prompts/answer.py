@@ -7,7 +7,7 @@ Knows nothing of label spaces: a well-formed code outside the space stays, and c
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -67,7 +67,12 @@ class Answer:
 
 def format_answer(codes: Iterable[str]) -> str:
     """The answer that states a set: `<code>A, B</code>`, in alphabetical order."""
-    return f"{OPEN}{', '.join(sorted(codes))}{CLOSE}"
+    return spell_answer(sorted(codes))
+
+
+def spell_answer(codes: Sequence[str]) -> str:
+    """The answer that states codes in the order given."""
+    return f"{OPEN}{', '.join(codes)}{CLOSE}"
 
 
 def parse_answer(text: str, code_systems: Mapping[str, str], scan: Scan = "block") -> Answer:

@@ -8,16 +8,20 @@ LIMIT = 100
 """Characters of a title, as in the study."""
 
 
-def render_hint(codes: Sequence[str], title: Callable[[str], str]) -> str:
+def render_hint(
+    codes: Sequence[str], title: Callable[[str], str], families: Sequence[str] = ()
+) -> str:
     """The hint's text; empty for no codes.
 
     Args:
         codes: the codes to show, in this order.
         title: a code's title; "" where it has none, which shows the code bare.
+        families: ancestors of codes that are not shown themselves.
     """
-    if not codes:
+    if not codes and not families:
         return ""
     lines = [f"{code}: {cut(title(code))}" if title(code) else code for code in codes]
+    lines += [f"a code under {family}: {cut(title(family))}" for family in families]
     return (
         "Codes already confirmed for this case:\n"
         + "\n".join(lines)
