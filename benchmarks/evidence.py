@@ -15,7 +15,8 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from icdtune.coders.base import load_coder, read_coder_info
+from icdtune.coders.base import load_coder
+from icdtune.coders.card import read_coder_info
 from icdtune.coders.classifiers.neural import NeuralClassifier
 from icdtune.coders.explain import lexical_evidence, title_terms
 from icdtune.data.evidence import Span

@@ -51,6 +51,16 @@ def train(
         list[str] | None, typer.Option("--option", "-o", help="Coder option, key=value.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            help="Send the folder to OWNER/NAME on a model hub (private where it is new). A folder that "
+            "is there already is sent as it is."
+        ),
+    ] = None,
+    allow_protected: Annotated[
+        bool, typer.Option("--allow-protected", help="Send weights that saw patient data.")
+    ] = False,
     show_options: Annotated[
         bool, typer.Option("--options", help="Show the coder's options and stop.")
     ] = False,
@@ -71,6 +81,9 @@ def train(
     if show_options:
         typer.echo(options_text(coder))
         return
+    if out is not None and push and not overwrite and (out / "coder.json").exists():
+        _push(out, push, allow_protected)
+        return
     if corpus is None or out is None:
         raise IcdtuneError("give --corpus and --out, or --options to see the coder's options")
     refuse_existing(out, overwrite, "coder.json")
@@ -80,10 +93,23 @@ def train(
     if start is not None:
         options["start"] = str(start)
     opened = Corpus(corpus)
+    if push and opened.info.protected and not allow_protected:
+        raise IcdtuneError(
+            f"{corpus} is patient data, which trained weights can reveal. Give --allow-protected where "
+            f"your agreement covers the hub, or leave --push out"
+        )
     task = Task(opened, load_labels(opened, labels))
     train_coder(coder, task, out, seed, options, overwrite)
     if processes.first():
         typer.echo(f"{out}: {coder}, {len(task.labels.codes):,} codes")
+        if push:
+            _push(out, push, allow_protected)
+
+
+def _push(folder: Path, repository: str, allow_protected: bool) -> None:
+    from icdtune.coders.push import push
+
+    typer.echo(f"{folder} is at {push(folder, repository, allow_protected)}")
 
 
 def predict(
@@ -115,7 +141,8 @@ def predict(
         return
     if corpus is None or out is None:
         raise IcdtuneError("give --corpus and --out, or one note with --note-file")
-    from icdtune.coders.base import load_coder, read_coder_info, run_coder
+    from icdtune.coders.base import load_coder, run_coder
+    from icdtune.coders.card import read_coder_info
     from icdtune.coders.explain import run_evidence, usable_method
     from icdtune.data.labels import Task, load_labels, read_labels
     from icdtune.data.schema import Corpus
@@ -155,6 +182,9 @@ def evaluate(
     resamples: Annotated[int, typer.Option(min=0, help="Bootstrap resamples.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Write metrics.json here.")] = None,
+    card: Annotated[
+        Path | None, typer.Option(help="Coder folder whose model card shall show the metrics.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Metrics with 95% intervals by patient, and a paired test against other predictions."""
@@ -199,6 +229,10 @@ def evaluate(
         metrics |= _evidence(task, split, path, read[0][0], beside, read[-1][0], resamples, seed)
     if out is not None:
         write_json(out, metrics)
+    if card is not None:
+        from icdtune.coders.card import keep_evaluation
+
+        keep_evaluation(card, metrics)
     if as_json:
         print_json(metrics)
     else:

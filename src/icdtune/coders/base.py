@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy.typing as npt
-from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 import icdtune
 from icdtune.coders import CODERS, processes
+from icdtune.coders.card import CoderInfo, data_of, read_coder_info, stages_of, write_card
 from icdtune.data.labels import Task
 from icdtune.data.predictions import PredictionInfo, Predictions
-from icdtune.data.schema import Note, first_problem
+from icdtune.data.schema import Note
 from icdtune.errors import IcdtuneError
 from icdtune.files import atomic_directory, read_json, write_json
 from icdtune.options import check_options, parameters
@@ -179,20 +179,25 @@ def train_coder(
         if processes.first():
             with atomic_directory(folder, overwrite, "coder.json") as temporary:
                 coder.save(temporary)
+                seconds = round(clock(), 3)
+                training = getattr(coder, "training", {})
                 info = CoderInfo(
                     coder=name,
                     loader=getattr(coder, "loader", None),
+                    about=(inspect.getdoc(type(coder)) or "").split("\n\n")[0],
                     options=dict(options),
                     corpus=task.corpus.info.name,
                     corpus_hash=task.corpus.info.hash,
                     label_space=task.labels.name,
                     seed=seed,
-                    seconds=round(clock(), 3),
+                    seconds=seconds,
                     versions=versions(),
+                    data=data_of(task),
+                    stages=stages_of(name, options, seed, seconds, training),
                 )
                 write_json(temporary / "coder.json", info.model_dump())
                 write_json(temporary / "labels.json", task.labels.model_dump())
-                (temporary / "README.md").write_text(_card(info, task, coder), encoding="utf-8")
+                write_card(temporary, info)
 
 
 @contextmanager
@@ -231,33 +236,6 @@ def work_folder(folder: Path, settings: Any) -> Iterator[tuple[Path, Callable[[]
     processes.wait()
     if writes:
         shutil.rmtree(work)
-
-
-class CoderInfo(BaseModel):
-    """The content of coder.json; `loader` is the class that reads the folder, if not the coder's."""
-
-    coder: str
-    loader: str | None = None
-    options: dict[str, Any]
-    corpus: str
-    corpus_hash: str
-    label_space: str
-    seed: int
-    seconds: float
-    versions: dict[str, str]
-
-
-def read_coder_info(folder: Path) -> CoderInfo:
-    """What coder.json says; IcdtuneError where the folder is no coder's."""
-    path = folder / "coder.json"
-    if not path.is_file():
-        raise IcdtuneError(
-            f"{folder} is not a coder: it has no coder.json. Train one with: icdtune train CODER"
-        )
-    try:
-        return CoderInfo.model_validate(read_json(path))
-    except ValidationError as error:
-        raise IcdtuneError(f"{path}: {first_problem(error)}. Train the coder again") from None
 
 
 def load_coder(spec: Path | str) -> Coder:
@@ -333,22 +311,3 @@ def versions() -> dict[str, str]:
     """Versions of what decides a result."""
     found = {"icdtune": icdtune.__version__, "python": ".".join(map(str, sys.version_info[:3]))}
     return found | {name: version(name) for name in VERSIONED}
-
-
-def _card(info: CoderInfo, task: Task, coder: TrainableCoder) -> str:
-    about = (inspect.getdoc(type(coder)) or "").split("\n\n")[0]
-    return f"""---
-library_name: icdtune
-tags:
-- medical-coding
----
-# {info.coder}
-
-{about}
-
-Trained on `{info.corpus}` (hash `{info.corpus_hash[:16]}`), label space
-`{info.label_space}` of {len(task.labels.codes):,} codes, seed {info.seed}. A trained coder can
-reveal its training notes: where those are patient data, so is this folder.
-
-    icdtune predict --coder THIS_FOLDER --corpus CORPUS --split test --out PREDICTIONS
-"""

@@ -14,6 +14,7 @@ from typing import Any
 import icdtune
 import icdtune.posttrain
 from icdtune.coders.base import base_model, make_coder, versions
+from icdtune.coders.card import keep_evaluation
 from icdtune.coders.models import MissingModelError, model_path
 from icdtune.codes.tables import load_table
 from icdtune.data.labels import LabelSpace, Task, choose_labels
@@ -68,6 +69,8 @@ def run_study(study: Study, folder: Path, announce: Announce = lambda line: None
         parts = [count(seen, study.split, each) for _, each in made[choice.name]]
         counts[choice.name] = average(parts)
         metrics = _metrics(study, seen, choice, counts[choice.name], runs, announce)
+        for run in runs:
+            keep_evaluation(run.coder, metrics)
         coders.append(_row(choice, runs, parts, metrics))
     results = {
         "name": study.name,

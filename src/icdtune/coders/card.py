@@ -1,0 +1,254 @@
+"""What a coder's folder says of itself: coder.json, and the model card that is written from it.
+
+The card names the data, the stages that led to the weights, what the coder reached wherever it was
+evaluated, with intervals, and what the notes it learnt from mean for passing it on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from icdtune.data.labels import Task
+from icdtune.data.schema import first_problem
+from icdtune.errors import IcdtuneError
+from icdtune.files import atomic_file, read_json, write_json
+
+SHOWN = ("micro_f1", "macro_f1", "micro_precision", "micro_recall", "map")
+"""Metrics of the card; all are kept in evaluations.json."""
+
+
+USE = """## Use
+
+    icdtune predict --coder THIS_FOLDER --corpus CORPUS --split test --out PREDICTIONS
+"""
+
+
+class Stage(BaseModel):
+    """One training that led to a coder; options that are paths are cut to their last name."""
+
+    coder: str
+    options: dict[str, Any]
+    seed: int
+    seconds: float
+    steps: int | None = None
+    tokens: int | None = None
+
+
+class Data(BaseModel):
+    """The corpus that a coder was trained on."""
+
+    corpus: str
+    corpus_hash: str
+    source: str
+    protected: bool
+    notes: dict[str, int]
+    label_space: str
+    codes: int
+
+
+class CoderInfo(BaseModel):
+    """The content of coder.json; `loader` is the class that reads the folder, if not the coder's."""
+
+    coder: str
+    loader: str | None = None
+    about: str = ""
+    options: dict[str, Any]
+    corpus: str
+    corpus_hash: str
+    label_space: str
+    seed: int
+    seconds: float
+    versions: dict[str, str]
+    data: Data | None = None
+    stages: list[Stage] = []
+
+
+def read_coder_info(folder: Path) -> CoderInfo:
+    """What coder.json says; IcdtuneError where the folder is no coder's."""
+    path = folder / "coder.json"
+    if not path.is_file():
+        raise IcdtuneError(
+            f"{folder} is not a coder: it has no coder.json. Train one with: icdtune train CODER"
+        )
+    try:
+        return CoderInfo.model_validate(read_json(path))
+    except ValidationError as error:
+        raise IcdtuneError(f"{path}: {first_problem(error)}. Train the coder again") from None
+
+
+def data_of(task: Task) -> Data:
+    """The corpus and label space of a task."""
+    info = task.corpus.info
+    return Data(
+        corpus=info.name,
+        corpus_hash=info.hash,
+        source=info.source,
+        protected=info.protected,
+        notes={name: split.notes for name, split in info.splits.items()},
+        label_space=task.labels.name,
+        codes=len(task.labels.codes),
+    )
+
+
+def stages_of(
+    coder: str, options: Mapping[str, Any], seed: int, seconds: float, training: Mapping[str, Any]
+) -> list[Stage]:
+    """The stages of the coder that a training started from, and this one.
+
+    Args:
+        options: as given; `start` names the coder before.
+        training: what the coder wrote down of its training.
+    """
+    start = Path(str(options.get("start", "")))
+    earlier = read_coder_info(start).stages if (start / "coder.json").is_file() else []
+    shown = {name: _without_folders(value) for name, value in options.items() if name != "start"}
+    own = Stage(
+        coder=coder,
+        options=shown,
+        seed=seed,
+        seconds=seconds,
+        steps=training.get("steps"),
+        tokens=training.get("tokens"),
+    )
+    return [*earlier, own]
+
+
+def keep_evaluation(folder: Path, metrics: Mapping[str, Any]) -> None:
+    """Put an evaluation of a coder (metrics.json) into its folder and its card.
+
+    One of the same corpus, split and label space takes the place of the earlier one.
+    """
+    info = read_coder_info(folder)
+    path = folder / "evaluations.json"
+    kept: list[dict[str, Any]] = read_json(path) if path.exists() else []
+    left_out = ("per_code", "by_frequency", "against")
+    own = {name: value for name, value in metrics.items() if name not in left_out}
+    kept = [each for each in kept if _about(each) != _about(own)] + [own]
+    write_json(path, kept)
+    write_card(folder, info)
+
+
+def write_card(folder: Path, info: CoderInfo) -> None:
+    """Write README.md from coder.json and what evaluations the folder holds."""
+    path = folder / "evaluations.json"
+    evaluations: list[dict[str, Any]] = read_json(path) if path.exists() else []
+    with atomic_file(folder / "README.md") as temporary:
+        temporary.write_text(card(info, evaluations), encoding="utf-8")
+
+
+def card(info: CoderInfo, evaluations: list[dict[str, Any]]) -> str:
+    """The model card."""
+    parts = [f"---\n{_metadata(info, evaluations)}---\n# {info.coder}\n", f"{info.about}\n"]
+    if info.data is not None:
+        parts.append(_data_text(info.data))
+    if info.stages:
+        parts.append(_stages_text(info.stages))
+    parts.append(_evaluations_text(evaluations))
+    parts.append(USE)
+    return "\n".join(parts)
+
+
+def _metadata(info: CoderInfo, evaluations: list[dict[str, Any]]) -> str:
+    """The head that model hubs read."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    results = [
+        EvalResult(
+            task_type="text-classification",
+            task_name="medical coding",
+            dataset_type="icdtune",
+            dataset_name=each["corpus"],
+            dataset_split=each["split"],
+            metric_type="f1",
+            metric_name=name,
+            metric_value=round(each["metrics"][name]["value"], 4),
+        )
+        for each in evaluations
+        for name in ("micro_f1", "macro_f1")
+    ]
+    found = ModelCardData(
+        library_name="icdtune",
+        tags=["medical-coding"],
+        model_name=info.coder if results else None,
+        eval_results=results or None,
+    )
+    return str(found.to_yaml()) + "\n"
+
+
+def _data_text(data: Data) -> str:
+    notes = ", ".join(f"{name} {count:,}" for name, count in data.notes.items())
+    text = f"""## Data
+
+Trained on `{data.corpus}` (from {data.source}; hash `{data.corpus_hash[:16]}`; notes: {notes}), label
+space `{data.label_space}` of {data.codes:,} codes.
+"""
+    if not data.protected:
+        return text
+    text += """
+**Trained on patient data.** A trained coder can reveal notes that it learnt from: keep this folder where
+those notes may be.
+"""
+    if "mimic" in f"{data.source} {data.corpus}".lower():
+        text += """
+The notes are MIMIC's. PhysioNet's data use agreement covers what is derived from them: pass these
+weights on only to people who have signed it, or through PhysioNet itself.
+"""
+    return text
+
+
+def _stages_text(stages: list[Stage]) -> str:
+    lines = [
+        "## Stages",
+        "",
+        "| | options | seed | steps | tokens | seconds |",
+        "|---|---|--:|--:|--:|--:|",
+    ]
+    for stage in stages:
+        options = ", ".join(f"{name}={value}" for name, value in stage.options.items())
+        steps = "" if stage.steps is None else f"{stage.steps:,}"
+        tokens = "" if stage.tokens is None else f"{stage.tokens:,}"
+        lines.append(
+            f"| {stage.coder} | {options or 'defaults'} | {stage.seed} | {steps} | {tokens} | "
+            f"{stage.seconds:,.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _evaluations_text(evaluations: list[dict[str, Any]]) -> str:
+    if not evaluations:
+        return "## Evaluation\n\nNot evaluated yet: `icdtune evaluate ... --card THIS_FOLDER`.\n"
+    lines = [
+        "## Evaluation",
+        "",
+        "In percent, 95% intervals by patient.",
+        "",
+        f"| corpus, split, label space | notes | {' | '.join(SHOWN)} |",
+        f"|---|--:|{'--:|' * len(SHOWN)}",
+    ]
+    for each in evaluations:
+        values = " | ".join(_percent(each["metrics"][name]) for name in SHOWN)
+        runs = f" (mean of {each['runs']} seeds)" if each["runs"] > 1 else ""
+        where = f"{each['corpus']}, {each['split']}, {each['label_space']}{runs}"
+        lines.append(f"| {where} | {each['notes']:,} | {values} |")
+    return "\n".join(lines) + "\n"
+
+
+def _percent(value: Mapping[str, float]) -> str:
+    text = f"{100 * value['value']:.1f}"
+    if "low" in value:
+        text += f" [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
+    return text
+
+
+def _about(evaluation: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(evaluation[name] for name in ("corpus_hash", "split", "label_space"))
+
+
+def _without_folders(value: Any) -> Any:
+    """A value; of a path that exists, its last name."""
+    text = str(value)
+    return Path(text).name if "/" in text and Path(text).exists() else value

@@ -1,0 +1,216 @@
+"""The model card: data, stages, what was reached, and what may be passed on."""
+
+from __future__ import annotations
+
+import base64
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from icdtune.coders.base import train_coder
+from icdtune.coders.card import CoderInfo, card, keep_evaluation, read_coder_info, write_card
+from icdtune.coders.push import push
+from icdtune.data.labels import Task
+from icdtune.errors import IcdtuneError
+from icdtune.evaluation.evaluate import evaluate
+from icdtune.files import read_json, write_json
+
+
+@pytest.fixture(scope="module")
+def dictionary(small_task: Task, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("card") / "dictionary"
+    train_coder("dictionary", small_task, folder, 1, {})
+    return folder
+
+
+def head(folder: Path) -> dict[str, Any]:
+    """What a hub reads of a card."""
+    found: dict[str, Any] = yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])
+    return found
+
+
+def test_a_card_names_the_data_and_every_stage(
+    tuned: Path, small_task: Task, tmp_path: Path
+) -> None:
+    options = {"start": str(tuned), "steps": 1, "visits": 2, "group": 2}
+    train_coder("grpo", small_task, tmp_path / "grpo", 7, options)
+    info = read_coder_info(tmp_path / "grpo")
+    assert [stage.coder for stage in info.stages] == ["sft", "grpo"]
+    assert (info.stages[1].steps, info.stages[1].seed) == (1, 7)
+    assert info.stages[1].options == {"steps": 1, "visits": 2, "group": 2}
+    text = (tmp_path / "grpo" / "README.md").read_text()
+    assert f"`{small_task.corpus.info.hash[:16]}`" in text
+    assert "label\nspace `top10` of 10 codes" in text
+    assert "| grpo | steps=1, visits=2, group=2 | 7 | 1 |" in text
+    assert str(tmp_path.parent) not in text
+    assert "Not evaluated yet" in text
+    assert head(tmp_path / "grpo") == {"library_name": "icdtune", "tags": ["medical-coding"]}
+
+
+def test_evaluations_stand_in_the_card_with_their_intervals(
+    dictionary: Path, small_task: Task
+) -> None:
+    from icdtune.coders.base import load_coder
+
+    predictions = load_coder(dictionary).predict(small_task.notes("test"))
+    metrics = evaluate(small_task, "test", [predictions], resamples=50)
+    before = read_json(dictionary / "coder.json")
+    keep_evaluation(dictionary, metrics | {"runs": 3})
+    keep_evaluation(dictionary, metrics)  # takes the other's place
+    keep_evaluation(dictionary, metrics | {"split": "val"})
+    value = metrics["metrics"]["micro_f1"]
+    text = (dictionary / "README.md").read_text()
+    shown = f"{100 * value['value']:.1f} [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
+    assert text.count(f"| {shown} |") == 2
+    assert "seeds)" not in text
+    results = head(dictionary)["model-index"][0]["results"]
+    assert [r["dataset"]["split"] for r in results] == ["test", "val"]
+    assert results[0]["metrics"][0]["value"] == round(value["value"], 4)
+    assert read_json(dictionary / "coder.json") == before
+
+
+def of(dictionary: Path, **data: Any) -> CoderInfo:
+    """The coder as if it had been trained on other data."""
+    info = read_coder_info(dictionary)
+    assert info.data is not None
+    return info.model_copy(update={"data": info.data.model_copy(update=data)})
+
+
+def test_a_card_says_what_patient_data_and_mimic_mean_for_the_weights(dictionary: Path) -> None:
+    assert "patient data" not in card(of(dictionary), [])
+    protected = card(of(dictionary, protected=True), [])
+    assert "Trained on patient data" in protected
+    assert "PhysioNet" not in protected
+    mimic = card(of(dictionary, protected=True, source="MIMIC-IV note 2.2, hosp 2.2"), [])
+    assert "through PhysioNet itself" in mimic
+
+
+# Sending a folder to a hub
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """Takes repositories and commits, as the hub's interface has them."""
+
+    protocol_version = "HTTP/1.1"
+    made: list[dict[str, Any]]
+    files: dict[str, bytes]
+
+    def do_GET(self) -> None:
+        self.answer({"siblings": [], "id": "me/coder", "sha": "0" * 40})
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        if self.path == "/api/repos/create":
+            self.made.append(json.loads(body))
+            self.answer({"url": f"http://{self.headers['Host']}/me/coder"})
+        elif "/preupload/" in self.path:
+            files = [
+                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for file in json.loads(body)["files"]
+            ]
+            self.answer({"files": files})
+        elif self.path == "/api/validate-yaml":  # of the card
+            self.answer({"errors": [], "warnings": []})
+        elif "/commit/" in self.path:
+            for line in body.splitlines():
+                entry = json.loads(line)
+                if entry["key"] == "file":
+                    data = base64.b64decode(entry["value"]["content"])
+                    self.files[entry["value"]["path"]] = data
+            url = f"http://{self.headers['Host']}/me/coder/commit/0"
+            self.answer({"commitUrl": url, "commitOid": "0" * 40})
+        else:
+            self.answer({}, 404)
+
+    def answer(self, content: dict[str, Any], status: int = 200) -> None:
+        data = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub() -> Iterator[tuple[str, type[Hub]]]:
+    """A hub's address, and what it was given."""
+
+    class Own(Hub):
+        made: list[dict[str, Any]] = []
+        files: dict[str, bytes] = {}
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Own) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", Own
+        server.shutdown()
+
+
+def icdtune(address: str, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(home), "HF_TOKEN": "hf_x"}
+    command = [sys.executable, "-m", "icdtune", "train", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_trained_folder_is_sent_to_a_hub(
+    hub: tuple[str, type[Hub]], small_task: Task, tmp_path: Path
+) -> None:
+    address, given = hub
+    corpus, out = str(small_task.corpus.path), tmp_path / "coder"
+    done = icdtune(
+        address,
+        tmp_path / "home",
+        *("dictionary", "--corpus", corpus, "--out", str(out), "--push", "me/coder"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "is at http" in done.stdout
+    (repo,) = given.made
+    assert (repo["name"], repo["organization"]) == ("coder", "me")
+    assert repo.get("private") or repo["visibility"] == "private"  # older and newer interfaces
+    files = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert given.files == files
+    given.files.clear()
+    again = icdtune(
+        address, tmp_path / "home", "dictionary", "--out", str(out), "--push", "me/coder"
+    )
+    assert again.returncode == 0, again.stderr
+    assert given.files == files
+
+
+def test_patient_data_and_a_hub_that_is_not_there_are_refused(
+    dictionary: Path, hub: tuple[str, type[Hub]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "coder"
+    folder.mkdir()
+    info = of(dictionary, protected=True)
+    write_json(folder / "coder.json", info.model_dump())
+    write_card(folder, info)
+    with pytest.raises(IcdtuneError, match="was trained on patient data.*Give --allow-protected"):
+        push(folder, "me/coder")
+    address, given = hub
+    there = icdtune(
+        address,
+        tmp_path / "home",
+        *("dictionary", "--out", str(folder), "--push", "me/coder", "--allow-protected"),
+    )
+    assert there.returncode == 0, there.stderr
+    assert given.files.keys() == {"coder.json", "README.md"}
+    gone = icdtune(
+        "http://127.0.0.1:9",
+        tmp_path / "home",
+        *("dictionary", "--out", str(folder), "--push", "me/coder", "--allow-protected"),
+    )
+    assert gone.returncode == 2
+    assert "could not be sent to me/coder" in gone.stderr
+    assert "Traceback" not in gone.stderr
