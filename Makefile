@@ -67,6 +67,7 @@ bench: $(VENV)/.dev $(VENV)/.smollm2
 	$(BIN)/python benchmarks/evaluate.py > benchmarks/results/evaluate.json
 	$(BIN)/python benchmarks/synthetic.py --out benchmarks/results/synthetic.json
 	$(BIN)/python benchmarks/study.py --out benchmarks/results/study.json
+	$(BIN)/python benchmarks/sft.py compare --out benchmarks/results/sft.json
 	$(BIN)/python benchmarks/grpo.py credit --out benchmarks/results/grpo_credit.json
 	$(BIN)/python benchmarks/grpo.py update --out benchmarks/results/grpo_update.json
 	$(BIN)/python benchmarks/grpo.py update --prompt 512 --answer 48 --out benchmarks/results/grpo_update_512.json

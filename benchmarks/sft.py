@@ -1,6 +1,6 @@
 """Fine-tuning against TRL's `SFTTrainer` as it comes: tokens a second, and the loss reached.
 
-    python benchmarks/sft.py compare CORPUS --out benchmarks/results/sft.json
+    python benchmarks/sft.py compare --out benchmarks/results/sft.json
 
 The same model, rows (token for token), updates, rate and precision; TRL pads on the right, draws rows at
 random and computes the scores of every token. Sides take turns, each round in fresh processes.
@@ -80,8 +80,8 @@ def one_side(side: str, corpus: Path, model: str, layers: int, updates: int, see
     task = Task(opened, load_labels(opened, "full"))
     coder = start_coder(model, layers or None, (2048, 160), opened.info.code_systems)
     order = code_order("sorted", task, seed)
-    train = training_rows(coder, list(task.notes("train"))[: 8 * updates], "train", order)
-    val = training_rows(coder, list(task.notes("val"))[:HELD_OUT], "val", order)
+    train = training_rows(coder, list(task.notes("train")), "train", order)
+    val = training_rows(coder, list(task.notes("val")), "val", order)
     moments: list[tuple[float, int]] = []
 
     class Clock(TrainerCallback):

@@ -13,6 +13,7 @@ from itertools import islice
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import chisquare
 
 from icdtune.data.schema import Note
 from icdtune.posttrain.curriculum import (
@@ -147,6 +148,21 @@ def test_codes_are_drawn_by_weight_without_replacement() -> None:
     assert pairs[a, b] / total == pytest.approx(4 / 7 * 2 / 3 + 2 / 7 * 4 / 5, abs=0.025)
     assert pairs[a, c] / total == pytest.approx(4 / 7 * 1 / 3 + 1 / 7 * 4 / 6, abs=0.025)
     assert pairs[b, c] / total == pytest.approx(2 / 7 * 1 / 5 + 1 / 7 * 2 / 6, abs=0.025)
+
+
+def test_the_first_code_and_the_number_of_codes_follow_what_is_stated() -> None:
+    """Chi-square over 200,000 visits, of which a tenth shows one code: the first that is drawn."""
+    weights = dict(zip(NAMES, (4.0, 2.0, 1.0, 0.5, 3.0, 1.5), strict=False))
+    pools = pools_of(6, weights)
+    hints = [draw_hint(pools, "n", random.Random(f"first:{i}")) for i in range(200_000)]
+    sizes = Counter(map(len, hints))
+    assert chisquare([sizes[n] for n in range(6)], [100_000] + [20_000] * 5).pvalue > 1e-3
+    first = Counter(hint[0] for hint in hints if len(hint) == 1)
+    total = sum(first.values())
+    assert total > 19_000
+    expected = [total * weight / sum(weights.values()) for weight in weights.values()]
+    assert chisquare([first[code] for code in weights], expected).pvalue > 1e-3
+    assert chisquare([first[code] for code in weights]).pvalue < 1e-9  # they are far from equal
 
 
 def test_rare_and_badly_recalled_codes_are_shown_more_often() -> None:
