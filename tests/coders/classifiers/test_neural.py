@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import BertConfig, BertModel
 
 from icdtune.coders.base import load_coder, make_coder, run_coder, train_coder
 from icdtune.coders.classifiers.neural import NeuralClassifier
 from icdtune.coders.classifiers.presets import load_preset
-from icdtune.coders.classifiers.words import Vocabulary, word_vectors
+from icdtune.coders.classifiers.words import NoteWords, Vocabulary, word_vectors
 from icdtune.data.labels import LabelRule, Task, choose_labels
 from icdtune.data.predictions import read_predictions
 from icdtune.data.schema import Note
@@ -234,11 +236,22 @@ def test_an_encoder_that_was_not_fetched_says_how(
 
 def test_word_vectors_depend_on_the_seed_alone() -> None:
     notes = [["acute", "heart", "failure"], ["heart", "failure"], ["acute", "pain"]] * 4
-    vocabulary = Vocabulary.of(notes, 2)
-    assert vocabulary.words[:2] == ["acute", "failure"]
-    assert vocabulary.encode(["acute", "unheard"]) == [2, 1]
-    one, same = (word_vectors(vocabulary, notes, 8, 1) for _ in range(2))
+    found = NoteWords.of(iter(notes))
+    vocabulary = Vocabulary.of(found, 8)
+    assert vocabulary.words == ["acute", "failure", "heart"]
+    assert vocabulary.encode(["acute", "unheard"]).tolist() == [2, 1]
+    ids = vocabulary.encode_all(found)
+    assert [own.tolist() for own in ids] == [vocabulary.encode(words).tolist() for words in notes]
+    one, same = (word_vectors(vocabulary, ids, 8, 1) for _ in range(2))
     assert (one == same).all()
     assert (one[0] == 0).all()
     assert one[2:].any()
-    assert (word_vectors(vocabulary, notes, 8, 2) != one).any()
+    assert (word_vectors(vocabulary, ids, 8, 2) != one).any()
+
+
+@given(st.lists(st.lists(st.sampled_from("abcdef"), max_size=12), max_size=8))
+def test_words_are_counted_by_note_and_found_again(notes: list[list[str]]) -> None:
+    found = NoteWords.of(iter(notes))
+    assert [[found.words[i] for i in ids] for ids in found.notes] == notes
+    counts = dict(zip(found.words, found.frequency.tolist(), strict=True))
+    assert counts == {word: sum(word in n for n in notes) for word in {w for n in notes for w in n}}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from icdtune.coders.classifiers.words import Ids
 from icdtune.decoding.evidence import Cut, Floats
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ ROW_TOKENS = 8_192
 """Tokens forwarded at once for gradients: bounds the memory."""
 
 
-def relevance(model: PreTrainedModel, ids: list[int], labels: list[int], method: str) -> Floats:
+def relevance(model: PreTrainedModel, ids: Ids, labels: list[int], method: str) -> Floats:
     """Relevance (labels, tokens) of a note's tokens.
 
     - "attention": the label's attention (networks that have it).
@@ -59,20 +60,20 @@ def methods(model: PreTrainedModel) -> tuple[str, ...]:
     return ("integrated-gradients",)
 
 
-def _inputs(model: PreTrainedModel, ids: list[int], rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-    note = torch.tensor([ids], device=model.device).expand(rows, -1)
+def _inputs(model: PreTrainedModel, ids: Ids, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    note = torch.as_tensor(ids, dtype=torch.long, device=model.device).expand(rows, -1)
     return note, torch.ones_like(note)
 
 
 @torch.inference_mode()
-def _attention(model: Any, ids: list[int], labels: list[int]) -> Floats:
+def _attention(model: Any, ids: Ids, labels: list[int]) -> Floats:
     note, mask = _inputs(model, ids, 1)
     weights = model.label_weights(note, mask, torch.tensor(labels, device=note.device))
     found: Floats = weights[0, :, : len(ids)].float().cpu().numpy()
     return found
 
 
-def _gradients(model: Any, ids: list[int], labels: list[int], method: str) -> Floats:
+def _gradients(model: Any, ids: Ids, labels: list[int], method: str) -> Floats:
     from captum.attr import LayerGradientXActivation, LayerIntegratedGradients
 
     note, mask = _inputs(model, ids, len(labels))

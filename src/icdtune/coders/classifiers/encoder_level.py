@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+import numpy as np
 from pydantic import Field
 
 from icdtune.coders.classifiers.neural import Count, NeuralClassifier, Norm, Rate
+from icdtune.coders.classifiers.words import Ids
 from icdtune.coders.models import load_tokenizer, model_path, read_tokenizer
 from icdtune.data.schema import Note
 from icdtune.errors import IcdtuneError
-from icdtune.progress import track
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -70,7 +71,7 @@ class PLMICD(NeuralClassifier):
         self._model, self._layers, self._checkpointing = model, layers, gradient_checkpointing
         self.tokenizer: PreTrainedTokenizerBase
 
-    def build(self, notes: Sequence[Note], seed: int) -> list[list[int]]:
+    def build(self, notes: Iterable[Note], seed: int) -> list[Ids]:
         """Load the encoder and put label attention on it; the notes' ids."""
         from transformers import AutoModel
 
@@ -99,12 +100,12 @@ class PLMICD(NeuralClassifier):
         self.model = PLM(config, encoder)
         if self._checkpointing:
             encoder.activation_checkpointing_enable({"use_reentrant": False})
-        return [self.encode(note) for note in track(notes, "Encode", len(notes))]
+        return [self.encode(note) for note in notes]
 
-    def encode(self, note: Note) -> list[int]:
+    def encode(self, note: Note) -> Ids:
         """Ids of a note's first word pieces; IcdtuneError where it has none."""
-        ids: list[int] = self._tokens(note)["input_ids"]
-        if not ids:
+        ids: Ids = np.array(self._tokens(note)["input_ids"], np.int32)
+        if not len(ids):
             raise IcdtuneError(f"note {note.note_id} has no tokens. Remove it")
         return ids
 

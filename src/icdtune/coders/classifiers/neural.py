@@ -12,6 +12,7 @@ from pydantic import Field
 from icdtune.coders import processes
 from icdtune.coders.classifiers.presets import Settings, load_preset
 from icdtune.coders.classifiers.scoring import Bools, Scores, best_threshold, decide
+from icdtune.coders.classifiers.words import Ids
 from icdtune.coders.models import quiet_libraries
 from icdtune.data.evidence import Span
 from icdtune.data.labels import Task
@@ -19,7 +20,7 @@ from icdtune.data.predictions import Prediction, Predictions
 from icdtune.data.schema import Note
 from icdtune.errors import IcdtuneError
 from icdtune.files import read_json, write_json
-from icdtune.progress import bar
+from icdtune.progress import bar, track
 
 if TYPE_CHECKING:
     import torch
@@ -54,12 +55,15 @@ class NeuralClassifier:
         self.threshold = 0.5
         self.training: dict[str, Any] = {}
 
-    def encode(self, note: Note) -> list[int]:
+    def encode(self, note: Note) -> Ids:
         """Ids of a note's first tokens; IcdtuneError where it has none."""
         raise NotImplementedError
 
-    def build(self, notes: Sequence[Note], seed: int) -> list[list[int]]:
-        """Make the network, and what `encode` needs, from the training notes; gives their ids."""
+    def build(self, notes: Iterable[Note], seed: int) -> list[Ids]:
+        """Make the network, and what `encode` needs, from the training notes; gives their ids.
+
+        The notes are gone through once, and their texts need not be kept.
+        """
         raise NotImplementedError
 
     def fit(self, task: Task, seed: int, work: Path) -> None:
@@ -74,14 +78,15 @@ class NeuralClassifier:
         quiet_libraries()
         torch.manual_seed(seed)
         self.codes = list(task.labels.codes)
-        train = list(task.notes("train"))
-        if not train:
+        ids, _, codes = task.gold("train")
+        if not ids:
             raise IcdtuneError(f'{task.corpus.path} split "train" has no notes. Train on some')
         val, gold = self._validation(task)
         index = task.labels.index
+        notes = track(task.notes("train", gold=False), "Read notes", len(ids))
         rows = [
-            {"input_ids": ids, "codes": [index[code] for code in note.codes or ()]}
-            for note, ids in zip(train, self.build(train, seed), strict=True)
+            {"input_ids": words, "codes": np.array([index[code] for code in own], np.int32)}
+            for words, own in zip(self.build(notes, seed), codes, strict=True)
         ]
         settings = self.settings
         if settings.prior_bias:
@@ -119,11 +124,12 @@ class NeuralClassifier:
         if processes.first():
             self.threshold, _ = best_threshold(self.scores(val), gold)
 
-    def _begin_at_priors(self, rows: Sequence[dict[str, list[int]]]) -> None:
+    def _begin_at_priors(self, rows: Sequence[dict[str, Ids]]) -> None:
         """Set each label's bias to its log-odds in training, one note added to either side."""
         import torch
 
-        counts = np.bincount([c for row in rows for c in row["codes"]], minlength=len(self.codes))
+        codes = np.concatenate([row["codes"] for row in rows])
+        counts = np.bincount(codes, minlength=len(self.codes))
         odds = np.log((counts + 1) / (len(rows) - counts + 1)).astype(np.float32)
         bias = self.model.label_bias
         with torch.no_grad():
@@ -237,7 +243,7 @@ class NeuralClassifier:
         raise NotImplementedError
 
 
-def padded(rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+def padded(rows: Sequence[Ids]) -> dict[str, torch.Tensor]:
     """input_ids and attention_mask (notes, tokens), padded right."""
     import torch
 
@@ -245,14 +251,14 @@ def padded(rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
     ids = torch.zeros((len(rows), width), dtype=torch.long)
     mask = torch.zeros((len(rows), width), dtype=torch.long)
     for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row)
+        ids[i, : len(row)] = torch.as_tensor(row)
         mask[i, : len(row)] = 1
     return {"input_ids": ids, "attention_mask": mask}
 
 
 def _trainer(
     model: PreTrainedModel,
-    rows: list[dict[str, list[int]]],
+    rows: list[dict[str, Ids]],
     labels: int,
     given: dict[str, Any],
     head_rate: float | None,
@@ -266,7 +272,7 @@ def _trainer(
 
     from icdtune.coders.training import ByLength
 
-    def collate(batch: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+    def collate(batch: list[dict[str, Ids]]) -> dict[str, torch.Tensor]:
         indicators = torch.zeros((len(batch), labels))
         for i, row in enumerate(batch):
             indicators[i, row["codes"]] = 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -10,12 +10,11 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from icdtune.coders.classifiers.neural import Count, NeuralClassifier, Norm, Rate
-from icdtune.coders.classifiers.words import Vocabulary, word_vectors, words_of
+from icdtune.coders.classifiers.words import Ids, NoteWords, Vocabulary, word_vectors, words_of
 from icdtune.data.normalise import word_spans
 from icdtune.data.schema import Note
 from icdtune.errors import IcdtuneError
 from icdtune.files import read_json, write_json
-from icdtune.progress import track
 
 
 class WordClassifier(NeuralClassifier):
@@ -70,12 +69,13 @@ class WordClassifier(NeuralClassifier):
         module, _, name = cls.network.partition(":")
         return getattr(import_module(f"icdtune.coders.classifiers.networks.{module}"), name)
 
-    def build(self, notes: Sequence[Note], seed: int) -> list[list[int]]:
+    def build(self, notes: Iterable[Note], seed: int) -> list[Ids]:
         """Vocabulary and word vectors of the notes, and the network; their ids."""
         import torch
 
-        texts = [self._words(note) for note in track(notes, "Words", len(notes))]
-        self.vocabulary = Vocabulary.of(texts, self.settings.min_count)
+        found = NoteWords.of(self._words(note) for note in notes)
+        self.vocabulary = Vocabulary.of(found, self.settings.min_count)
+        encoded = self.vocabulary.encode_all(found)
         network = self._network()
         try:
             config = network.config_class(
@@ -88,10 +88,10 @@ class WordClassifier(NeuralClassifier):
         except (TypeError, ValueError) as error:
             raise IcdtuneError(f"{self.name}: shape does not fit the network ({error})") from None
         if self.settings.word2vec:
-            vectors = word_vectors(self.vocabulary, texts, config.embedding, seed)
+            vectors = word_vectors(self.vocabulary, encoded, config.embedding, seed)
             with torch.no_grad():
                 self.model.embed.weight.copy_(torch.from_numpy(vectors))
-        return [self.vocabulary.encode(words) for words in texts]
+        return encoded
 
     def _words(self, note: Note) -> list[str]:
         words = words_of(note.text, self.settings.max_tokens)
@@ -101,7 +101,7 @@ class WordClassifier(NeuralClassifier):
             )
         return words
 
-    def encode(self, note: Note) -> list[int]:
+    def encode(self, note: Note) -> Ids:
         """Ids of a note's first words; IcdtuneError where it has none."""
         return self.vocabulary.encode(self._words(note))
 
