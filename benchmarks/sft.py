@@ -25,26 +25,26 @@ app = typer.Typer(pretty_exceptions_enable=False)
 
 @app.command()
 def compare(
-    corpus: Path,
     model: str = "tiny",
     layers: int = 0,
-    updates: int = 60,
-    rounds: int = 3,
+    updates: int = 40,
+    rounds: int = 2,
     out: Annotated[Path | None, typer.Option()] = None,
 ) -> None:
     """Tokens a second (median of the rounds) and the loss of val's answers after the updates."""
-    found: dict[str, Any] = {
-        "model": model,
-        "layers": layers or None,
-        "updates": updates,
-        "batch": 8,
-    }
+    from icdtune.data.synthetic import prepare
+
+    found: dict[str, Any] = {"model": model, "layers": layers or None}
+    found |= {"corpus": "synthetic", "updates": updates, "batch": 8, "held_out": HELD_OUT}
     runs: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
-    for seed in range(1, rounds + 1):
-        for side in SIDES:
-            run = child(__file__, "one-side", side, corpus, model, layers, updates, seed)
-            runs[side].append(run)
-            print(side, run, flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = Path(folder) / "corpus"
+        prepare(corpus, train=8 * updates, val=HELD_OUT, test=10)
+        for seed in range(1, rounds + 1):
+            for side in SIDES:
+                run = child(__file__, "one-side", side, corpus, model, layers, updates, seed)
+                runs[side].append(run)
+                print(side, run, flush=True)
     for side in SIDES:
         middle = statistics.median(run["tokens_per_second"] for run in runs[side])
         loss = statistics.mean(run["loss"] for run in runs[side])

@@ -17,7 +17,15 @@ import pytest
 import yaml
 
 from icdtune.coders.base import train_coder
-from icdtune.coders.card import CoderInfo, card, keep_evaluation, read_coder_info, write_card
+from icdtune.coders.card import (
+    CoderInfo,
+    card,
+    data_of,
+    keep_evaluation,
+    read_coder_info,
+    stages_of,
+    write_card,
+)
 from icdtune.coders.push import push
 from icdtune.data.labels import Task
 from icdtune.errors import IcdtuneError
@@ -49,11 +57,29 @@ def test_a_card_names_the_data_and_every_stage(
     assert info.stages[1].options == {"steps": 1, "visits": 2, "group": 2}
     text = (tmp_path / "grpo" / "README.md").read_text()
     assert f"`{small_task.corpus.info.hash[:16]}`" in text
-    assert "label\nspace `top10` of 10 codes" in text
-    assert "| grpo | steps=1, visits=2, group=2 | 7 | 1 |" in text
-    assert str(tmp_path.parent) not in text
+    assert "label space `top10` of 10 codes" in text
+    assert f"| grpo | steps=1, visits=2, group=2 | {info.corpus} | 7 | 1 |" in text
     assert "Not evaluated yet" in text
     assert head(tmp_path / "grpo") == {"library_name": "icdtune", "tags": ["medical-coding"]}
+
+
+def test_a_folder_names_no_place_on_the_machine(
+    tuned: Path, small_task: Task, tmp_path: Path
+) -> None:
+    """Models, starts and tables lie in folders whose names are nobody's business."""
+    sft = {"model": str(tuned), "steps": 1, "lora_rank": 2, "answer_budget": 24}
+    train_coder("sft", small_task, tmp_path / "sft", 1, sft | {"prompt_budget": 192})
+    note = next(note for note in small_task.notes("train") if note.codes)
+    (tmp_path / "added.csv").write_text(f"note_id,code\n{note.note_id},{(note.codes or ())[0]}\n")
+    options = {"start": str(tmp_path / "sft"), "reviewed": str(tmp_path / "added.csv")}
+    options |= {"rounds": 1, "steps": 1, "visits": 2, "group": 2, "lora_rank": 0}
+    train_coder("phi", small_task, tmp_path / "phi", 1, options)
+    shown = read_coder_info(tmp_path / "phi").options
+    assert (shown["start"], shown["reviewed"]) == ("sft", "added.csv")
+    files = [path for path in (tmp_path / "phi").rglob("*") if path.suffix in (".json", ".md")]
+    assert len(files) > 5
+    for path in files:
+        assert str(tmp_path.parent.parent) not in path.read_text(), path.name
 
 
 def test_evaluations_stand_in_the_card_with_their_intervals(
@@ -79,10 +105,10 @@ def test_evaluations_stand_in_the_card_with_their_intervals(
 
 
 def of(dictionary: Path, **data: Any) -> CoderInfo:
-    """The coder as if it had been trained on other data."""
+    """The coder as if an earlier stage of it had been trained on other data."""
     info = read_coder_info(dictionary)
-    assert info.data is not None
-    return info.model_copy(update={"data": info.data.model_copy(update=data)})
+    (stage,) = info.stages
+    return info.model_copy(update={"stages": [stage.model_copy(update=data), stage]})
 
 
 def test_a_card_says_what_patient_data_and_mimic_mean_for_the_weights(dictionary: Path) -> None:
@@ -92,6 +118,25 @@ def test_a_card_says_what_patient_data_and_mimic_mean_for_the_weights(dictionary
     assert "PhysioNet" not in protected
     mimic = card(of(dictionary, protected=True, source="MIMIC-IV note 2.2, hosp 2.2"), [])
     assert "through PhysioNet itself" in mimic
+
+
+def test_patient_data_of_any_stage_counts(
+    dictionary: Path, small_task: Task, tmp_path: Path
+) -> None:
+    """An earlier coder of which nothing is known counts as trained on patient data."""
+    write_json(tmp_path / "old" / "coder.json", of(dictionary, protected=True).model_dump())
+    before = read_coder_info(tmp_path / "old")
+    unknown = before.model_dump(exclude={"data", "stages"})
+    write_json(tmp_path / "unknown" / "coder.json", unknown)
+    data = data_of(small_task)
+    assert not data.protected
+    for option in ("start", "model"):
+        for name in ("old", "unknown"):
+            options = {option: str(tmp_path / name)}
+            stages = stages_of("sft", options, 1, 1.0, {}, data)
+            assert not stages[-1].protected
+            assert before.model_copy(update={"stages": stages}).protected
+    assert not stages_of("bow", {}, 1, 1.0, {}, data)[0].protected
 
 
 # Sending a folder to a hub
@@ -181,6 +226,9 @@ def test_a_trained_folder_is_sent_to_a_hub(
     files = {path.name: path.read_bytes() for path in out.iterdir()}
     assert given.files == files
     given.files.clear()
+    other = icdtune(address, tmp_path / "home", "bow", "--out", str(out), "--push", "me/coder")
+    assert other.returncode == 2
+    assert "is there already (dictionary) and would be sent as it is" in other.stderr
     again = icdtune(
         address, tmp_path / "home", "dictionary", "--out", str(out), "--push", "me/coder"
     )

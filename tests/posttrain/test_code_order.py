@@ -60,7 +60,9 @@ def test_a_corpus_without_evidence_has_no_order_of_it(small_task: Task, tmp_path
     bare = tmp_path / "bare"
     copytree(small_task.corpus.path, bare)
     (bare / "evidence.parquet").unlink()
-    with pytest.raises(IcdtuneError, match="has no evidence.parquet.*Give another order"):
+    with pytest.raises(
+        IcdtuneError, match="has no evidence for its training notes.*Give another order"
+    ):
         code_order("evidence", replace(small_task, corpus=Corpus(bare)), 1)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -316,9 +317,17 @@ def test_a_reference_that_would_not_be_the_start_is_refused(
     ("given", "problem"),
     [
         ({"format_weight": 0.1, "credit_weight": 1}, "Give a credit_weight below 1, or format_wei"),
-        ({"clip_high": 0.3}, "all ratios are 1. Give iterations above 1, or leave clip_high out"),
+        ({"clip_high": 0.3}, "all ratios are 1. Give iterations above 1, or leave clip and clip_"),
+        ({"clip": 0.1}, "all ratios are 1. Give iterations above 1, or leave clip and clip_"),
+        ({"vllm_url": "http://localhost"}, "is of rollouts vllm-server"),
+        ({"rollouts": "vllm", "top_p": 0.9}, "Give top_p 1, or rollouts transformers"),
+        ({"rollouts": "vllm-server", "refill": 1}, "Give refill 0, or rollouts vllm"),
         ({"importance": "sequence"}, "Give credit_weight 0, or importance token"),
-        ({"rollouts": "vllm"}, r'not installed: pip install "icdtune\[vllm\]"'),
+        pytest.param(
+            {"rollouts": "vllm"},
+            r'not installed: pip install "icdtune\[vllm\]"',
+            marks=pytest.mark.skipif(bool(find_spec("vllm")), reason="vLLM is installed"),
+        ),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(
@@ -327,6 +336,17 @@ def test_options_that_contradict_each_other_are_refused(
     options = {"start": str(tuned), "steps": 1, **given, **SMALL}
     with pytest.raises(IcdtuneError, match=problem):
         train_coder("grpo", small_task, tmp_path / "grpo", 1, options)
+
+
+def test_credit_after_answers_in_another_order_is_refused(
+    tuned: Path, small_task: Task, tmp_path: Path
+) -> None:
+    options = {"model": str(tuned), "steps": 1, "order": "frequency", "answer_budget": 24}
+    train_coder("sft", small_task, tmp_path / "sft", 1, options | {"prompt_budget": 192})
+    stage = {"start": str(tmp_path / "sft"), "steps": 1, **SMALL}
+    with pytest.raises(IcdtuneError, match='order "frequency".*Give credit_weight 0, or credit to'):
+        train_coder("grpo", small_task, tmp_path / "grpo", 1, stage)
+    train_coder("grpo", small_task, tmp_path / "grpo", 1, stage | {"credit": "to-go"})
 
 
 # Rollouts that serve several updates

@@ -11,13 +11,14 @@ import pytest
 
 from icdtune.coders.base import load_coder, run_coder, train_coder
 from icdtune.coders.generative import GenerativeCoder
-from icdtune.data.labels import Task
+from icdtune.data.labels import LabelSpace, Task
 from icdtune.data.predictions import read_predictions
 from icdtune.data.schema import Note
 from icdtune.errors import IcdtuneError
 from icdtune.files import read_json, write_json
-from icdtune.posttrain.curriculum import hinted_round
+from icdtune.posttrain.curriculum import Visit, hinted_round
 from icdtune.posttrain.phi import PHI, Curriculum, Rounds, parent, read_added
+from icdtune.posttrain.rollouts import Plan
 from icdtune.prompts.hints import render_hint
 
 MARK = render_hint(["A00.0"], lambda code: "").splitlines()[0]
@@ -183,7 +184,8 @@ def test_rounds_end_when_macro_f1_stalls(tmp_path: Path) -> None:
     def made(scores: list[float], patience: int | None, name: str) -> Rounds:
         left = iter(scores)
         rules = Curriculum(4, 1, 2, seed=1, patience=patience)
-        return Rounds(NOTES, rules, tmp_path / name, Model([nothing] * 5), lambda: next(left))
+        model = Model([nothing] * 5)
+        return Rounds(NOTES, rules, tmp_path / name, model, (), lambda predicted: next(left))
 
     one = made([0.2, 0.3, 0.3], 1, "one")  # the second round gains nothing
     assert [one.finished(step) for step in range(3)] == [False, False, True]
@@ -215,19 +217,33 @@ def test_pools_that_are_gone_are_not_made_with_later_weights(tmp_path: Path) -> 
         Rounds(NOTES, Curriculum(2, 10, 1, seed=1), tmp_path, Model()).plan(4)
 
 
-def test_what_reviewers_added_is_read_from_a_table(tmp_path: Path) -> None:
+@pytest.fixture
+def small_codes(small_task: Task) -> Task:
+    """The task with the codes of NOTES as label space."""
+    codes = sorted({code for note in NOTES for code in note.codes or ()} | {"A09"})
+    return replace(
+        small_task, labels=LabelSpace(**small_task.labels.model_dump() | {"codes": codes})
+    )
+
+
+def test_what_reviewers_added_is_read_from_a_table(tmp_path: Path, small_codes: Task) -> None:
+    """Other notes and codes outside the label space are left out."""
     path = tmp_path / "added.csv"
-    path.write_text("note_id,code,by\na,a010,x\nd,A02.0,x\nother,I10,x\nd,A03.0,y\n")
-    assert read_added(path, NOTES, SYSTEMS) == {"a": {"A01.0"}, "d": {"A02.0", "A03.0"}}
-    rules = Curriculum(1, 10, 2, seed=1, added=read_added(path, NOTES, SYSTEMS))
-    pools = Rounds(NOTES, rules, tmp_path, Model(PREDICTED[2:])).pools(0)
-    assert pools.pools == {
+    path.write_text("note_id,code,by\na,a010,x\nd,A02.0,x\nother,I10,x\nd,A03.0,y\na,I10,x\n")
+    added = read_added(path, NOTES, small_codes)
+    assert added == {"a": {"A01.0"}, "d": {"A02.0", "A03.0"}}
+    rules = Curriculum(1, 10, 2, seed=1, added=added)
+    made = Rounds(NOTES, rules, tmp_path, Model(PREDICTED[2:] * 2))
+    assert made.pools(0).pools == {
         "a": ("A01.0",),
         "b": (),
         "c": (),
         "d": ("A02.0", "A03.0"),
         "e": ("A05.0",),
     }
+    # What was answered is not missed, though it may still be shown.
+    assert made.pools(0).missed == {("e", "A05.0")}
+    assert [entry["recall"] for entry in made.report()] == [round(1 - 1 / 8, 6)] * 2
 
 
 @pytest.mark.parametrize(
@@ -235,16 +251,16 @@ def test_what_reviewers_added_is_read_from_a_table(tmp_path: Path) -> None:
     [
         ("note_id,code\nb,A00.0\nb,A01.0\n", 'data row 2: field "code": note b has no such code'),
         ("note_id,code\nb,\n", 'data row 1: field "code": note b has no such code'),
-        ("note_id,code\nx,A00.0\n", "has no row about a training note. Check its note_id"),
+        ("note_id,code\nx,A00.0\n", "has no row about a note of the curriculum"),
         ("note,code\nb,A00.0\n", 'has no column "note_id"'),
     ],
 )
 def test_what_reviewers_cannot_have_added_is_refused(
-    tmp_path: Path, text: str, problem: str
+    tmp_path: Path, small_codes: Task, text: str, problem: str
 ) -> None:
     (tmp_path / "added.csv").write_text(text)
     with pytest.raises(IcdtuneError, match=problem):
-        read_added(tmp_path / "added.csv", NOTES, SYSTEMS)
+        read_added(tmp_path / "added.csv", NOTES, small_codes)
 
 
 def test_a_parent_is_a_code_of_the_tables() -> None:
@@ -253,21 +269,60 @@ def test_a_parent_is_a_code_of_the_tables() -> None:
 
 
 def test_a_coder_takes_all_of_it(tuned: Path, small_task: Task, tmp_path: Path) -> None:
-    note = next(note for note in small_task.notes("train") if note.codes)
-    (tmp_path / "added.csv").write_text(f"note_id,code\n{note.note_id},{(note.codes or ())[0]}\n")
-    options = {
-        "rounds": 3,
-        "steps": 1,
-        "anneal": True,
-        "ancestors_after": 1,
-        "patience": 1,
+    visited: list[list[Visit]] = []
+    rounds: list[Rounds] = []
+
+    class Seen(PHI):
+        def reinforce(self, plan: Plan, *rest: Any, **options: Any) -> None:
+            rounds.append(plan.__self__)  # type: ignore[attr-defined]
+
+            def watched(step: int) -> Sequence[Visit]:
+                visited.append(list(plan(step)))
+                return visited[-1]
+
+            super().reinforce(watched, *rest, **options)
+
+    notes = [note for note in small_task.notes("train") if note.codes]
+    rows = "".join(f"{note.note_id},{(note.codes or ())[0]}\n" for note in notes)
+    (tmp_path / "added.csv").write_text(f"note_id,code\n{rows}")
+    coder = Seen(
+        tuned,
+        rounds=3,
+        steps=4,
+        anneal=True,
+        ancestors_after=1,
+        patience=3,
+        reviewed=tmp_path / "added.csv",
         **SMALL,
-    }
-    options |= {"start": str(tuned), "reviewed": str(tmp_path / "added.csv")}
-    train_coder("phi", small_task, tmp_path / "phi", 1, options)
-    found = read_json(tmp_path / "phi" / "training.json")["rounds"]
-    assert all(0 <= entry["macro_f1"] <= 1 for entry in found)
-    assert found[0]["unmastered"] > 0
+    )
+    coder.fit(small_task, 1, tmp_path / "work")
+    rules = rounds[0]._rules
+    assert (rules.anneal, rules.ancestors_after, rules.patience) == (True, 1, 3)
+    assert rules.added.keys() == {note.note_id for note in notes}
+    assert all(0 <= entry["macro_f1"] <= 1 for entry in coder.training["rounds"])
+    assert len(visited) == 12
+    assert any(visit.hinted for visits in visited for visit in visits)
+    # Missed once is enough: a code that has a parent and is shown itself was answered.
+    for step, visits in enumerate(visited):
+        missed = rounds[0].pools(step // 4).missed
+        for visit in visits:
+            for code in visit.hint:
+                assert parent(SYSTEMS, code) is None or (visit.note.note_id, code) not in missed
+            assert {name[:3] for name in visit.families} <= {c[:3] for c in visit.note.codes or ()}
+
+
+def test_an_annealed_round_is_filled_up_without_hints(tmp_path: Path) -> None:
+    """Three notes, two visits a step: the last visit comes again, and hints have ended."""
+    for seed in range(20):
+        rules = Curriculum(1, 10, 2, seed, anneal=True)
+        made = Rounds(NOTES, rules, tmp_path / str(seed), Model())
+        first, last = made.plan(0), made.plan(1)
+        assert last[1] == Visit(first[0].note)
+
+
+def test_refilled_visits_are_refused(tuned: Path) -> None:
+    with pytest.raises(IcdtuneError, match="Leave it to grpo"):
+        PHI(tuned, refill=1)
 
 
 # The coder

@@ -73,6 +73,8 @@ def train(
     import icdtune.posttrain  # noqa: F401  (adds its stages to the coders)
     from icdtune.coders import processes
     from icdtune.coders.base import options_text, train_coder
+    from icdtune.coders.card import earlier_coder, read_coder_info
+    from icdtune.coders.push import check_open
     from icdtune.data.labels import Task, load_labels
     from icdtune.data.schema import Corpus
     from icdtune.errors import IcdtuneError
@@ -82,7 +84,14 @@ def train(
         typer.echo(options_text(coder))
         return
     if out is not None and push and not overwrite and (out / "coder.json").exists():
-        _push(out, push, allow_protected)
+        there = read_coder_info(out).coder
+        if there != coder or model or start or option:
+            raise IcdtuneError(
+                f"{out} is there already ({there}) and would be sent as it is. Name that coder, without "
+                f"options, or give --overwrite"
+            )
+        if processes.first():
+            _push(out, push, allow_protected)
         return
     if corpus is None or out is None:
         raise IcdtuneError("give --corpus and --out, or --options to see the coder's options")
@@ -93,11 +102,15 @@ def train(
     if start is not None:
         options["start"] = str(start)
     opened = Corpus(corpus)
-    if push and opened.info.protected and not allow_protected:
-        raise IcdtuneError(
-            f"{corpus} is patient data, which trained weights can reveal. Give --allow-protected where "
-            f"your agreement covers the hub, or leave --push out"
-        )
+    before = earlier_coder(options)
+    if push and not allow_protected:
+        if opened.info.protected:
+            raise IcdtuneError(
+                f"{corpus} is patient data, which trained weights can reveal. Give --allow-protected "
+                f"where your agreement covers the hub, or leave --push out"
+            )
+        if before is not None:
+            check_open(before)
     task = Task(opened, load_labels(opened, labels))
     train_coder(coder, task, out, seed, options, overwrite)
     if processes.first():
@@ -230,13 +243,26 @@ def evaluate(
     if out is not None:
         write_json(out, metrics)
     if card is not None:
-        from icdtune.coders.card import keep_evaluation
-
-        keep_evaluation(card, metrics)
+        _keep(card, metrics, first)
     if as_json:
         print_json(metrics)
     else:
         _print_metrics(metrics, against)
+
+
+def _keep(card: Path, metrics: dict[str, Any], info: PredictionInfo | None) -> None:
+    """Put metrics into a coder's card; IcdtuneError where another coder made the predictions."""
+    from icdtune.coders import CODERS
+    from icdtune.coders.card import keep_evaluation, read_coder_info
+    from icdtune.errors import IcdtuneError
+
+    own = read_coder_info(card)
+    if info is not None and (info.seed != own.seed or info.coder in {*CODERS} - {own.coder}):
+        raise IcdtuneError(
+            f"the predictions are of {info.coder} (seed {info.seed}), {card} is {own.coder} (seed "
+            f"{own.seed}). Give the folder of the coder that predicted"
+        )
+    keep_evaluation(card, metrics)
 
 
 def _evidence(

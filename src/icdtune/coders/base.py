@@ -21,7 +21,14 @@ from safetensors.numpy import load_file
 
 import icdtune
 from icdtune.coders import CODERS, processes
-from icdtune.coders.card import CoderInfo, data_of, read_coder_info, stages_of, write_card
+from icdtune.coders.card import (
+    CoderInfo,
+    data_of,
+    named,
+    read_coder_info,
+    stages_of,
+    write_card,
+)
 from icdtune.data.labels import Task
 from icdtune.data.predictions import PredictionInfo, Predictions
 from icdtune.data.schema import Note
@@ -174,30 +181,50 @@ def train_coder(
     ]
     used = [Path(str(value)) / "coder.json" for value in options.values()]
     settings += [read_json(path) for path in used if path.is_file()]
+    settings += option_files(options)
     with work_folder(folder, [*settings, coder_source(name)]) as (work, clock):
         coder.fit(task, seed, work)
         if processes.first():
             with atomic_directory(folder, overwrite, "coder.json") as temporary:
                 coder.save(temporary)
                 seconds = round(clock(), 3)
-                training = getattr(coder, "training", {})
+                training = getattr(coder, "training", None)
+                data = data_of(task)
                 info = CoderInfo(
                     coder=name,
                     loader=getattr(coder, "loader", None),
                     about=(inspect.getdoc(type(coder)) or "").split("\n\n")[0],
-                    options=dict(options),
+                    options=named(options),
                     corpus=task.corpus.info.name,
                     corpus_hash=task.corpus.info.hash,
                     label_space=task.labels.name,
                     seed=seed,
                     seconds=seconds,
                     versions=versions(),
-                    data=data_of(task),
-                    stages=stages_of(name, options, seed, seconds, training),
+                    data=data,
+                    stages=stages_of(
+                        name,
+                        options,
+                        seed,
+                        seconds,
+                        training if isinstance(training, dict) else {},
+                        data,
+                    ),
                 )
                 write_json(temporary / "coder.json", info.model_dump())
                 write_json(temporary / "labels.json", task.labels.model_dump())
                 write_card(temporary, info)
+
+
+def option_files(options: Mapping[str, Any]) -> list[str]:
+    """Hashes of the files that options name: what is in them decides as well."""
+    paths = (Path(value) for value in options.values() if isinstance(value, (str, Path)))
+    found = []
+    for path in paths:
+        if path.is_file():
+            with path.open("rb") as file:
+                found.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return found
 
 
 @contextmanager

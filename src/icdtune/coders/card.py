@@ -28,10 +28,13 @@ USE = """## Use
 
 
 class Stage(BaseModel):
-    """One training that led to a coder; options that are paths are cut to their last name."""
+    """One training that led to a coder, on which data."""
 
     coder: str
     options: dict[str, Any]
+    corpus: str
+    source: str
+    protected: bool
     seed: int
     seconds: float
     steps: int | None = None
@@ -51,7 +54,10 @@ class Data(BaseModel):
 
 
 class CoderInfo(BaseModel):
-    """The content of coder.json; `loader` is the class that reads the folder, if not the coder's."""
+    """The content of coder.json; `loader` is the class that reads the folder, if not the coder's.
+
+    Of options that are paths the last name is kept: folders travel.
+    """
 
     coder: str
     loader: str | None = None
@@ -65,6 +71,11 @@ class CoderInfo(BaseModel):
     versions: dict[str, str]
     data: Data | None = None
     stages: list[Stage] = []
+
+    @property
+    def protected(self) -> bool:
+        """Whether patient data, or data that nobody remembers, went into the weights."""
+        return self.data is None or any(stage.protected for stage in self.stages)
 
 
 def read_coder_info(folder: Path) -> CoderInfo:
@@ -94,27 +105,55 @@ def data_of(task: Task) -> Data:
     )
 
 
+def earlier_coder(options: Mapping[str, Any]) -> Path | None:
+    """Folder of the coder that a training goes on from, as its start or as its model."""
+    for name in ("start", "model"):
+        if name in options and (Path(str(options[name])) / "coder.json").is_file():
+            return Path(str(options[name]))
+    return None
+
+
 def stages_of(
-    coder: str, options: Mapping[str, Any], seed: int, seconds: float, training: Mapping[str, Any]
+    coder: str,
+    options: Mapping[str, Any],
+    seed: int,
+    seconds: float,
+    training: Mapping[str, Any],
+    data: Data,
 ) -> list[Stage]:
-    """The stages of the coder that a training started from, and this one.
+    """The stages of the coder that a training went on from, and this one.
 
     Args:
-        options: as given; `start` names the coder before.
+        options: as given; `start` or `model` may name a coder's folder.
         training: what the coder wrote down of its training.
     """
-    start = Path(str(options.get("start", "")))
-    earlier = read_coder_info(start).stages if (start / "coder.json").is_file() else []
-    shown = {name: _without_folders(value) for name, value in options.items() if name != "start"}
+    before = earlier_coder(options)
+    earlier = [] if before is None else _stages(read_coder_info(before))
     own = Stage(
         coder=coder,
-        options=shown,
+        options={name: value for name, value in named(options).items() if name != "start"},
+        corpus=data.corpus,
+        source=data.source,
+        protected=data.protected,
         seed=seed,
         seconds=seconds,
         steps=training.get("steps"),
         tokens=training.get("tokens"),
     )
     return [*earlier, own]
+
+
+def _stages(info: CoderInfo) -> list[Stage]:
+    """A coder's stages; one from before they were kept counts as trained on patient data."""
+    if info.data is not None:
+        return info.stages
+    known = info.model_dump(include={"coder", "options", "corpus", "seed", "seconds"})
+    return [Stage(**known | {"options": named(info.options)}, source="unknown", protected=True)]
+
+
+def named(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with the last name of each that is a path."""
+    return {name: _without_folders(value) for name, value in options.items()}
 
 
 def keep_evaluation(folder: Path, metrics: Mapping[str, Any]) -> None:
@@ -124,12 +163,13 @@ def keep_evaluation(folder: Path, metrics: Mapping[str, Any]) -> None:
     """
     info = read_coder_info(folder)
     path = folder / "evaluations.json"
-    kept: list[dict[str, Any]] = read_json(path) if path.exists() else []
+    before: list[dict[str, Any]] = read_json(path) if path.exists() else []
     left_out = ("per_code", "by_frequency", "against")
     own = {name: value for name, value in metrics.items() if name not in left_out}
-    kept = [each for each in kept if _about(each) != _about(own)] + [own]
-    write_json(path, kept)
-    write_card(folder, info)
+    kept = [each for each in before if _about(each) != _about(own)] + [own]
+    if kept != before:
+        write_json(path, kept)
+        write_card(folder, info)
 
 
 def write_card(folder: Path, info: CoderInfo) -> None:
@@ -143,8 +183,7 @@ def write_card(folder: Path, info: CoderInfo) -> None:
 def card(info: CoderInfo, evaluations: list[dict[str, Any]]) -> str:
     """The model card."""
     parts = [f"---\n{_metadata(info, evaluations)}---\n# {info.coder}\n", f"{info.about}\n"]
-    if info.data is not None:
-        parts.append(_data_text(info.data))
+    parts.append(_data_text(info))
     if info.stages:
         parts.append(_stages_text(info.stages))
     parts.append(_evaluations_text(evaluations))
@@ -179,20 +218,23 @@ def _metadata(info: CoderInfo, evaluations: list[dict[str, Any]]) -> str:
     return str(found.to_yaml()) + "\n"
 
 
-def _data_text(data: Data) -> str:
-    notes = ", ".join(f"{name} {count:,}" for name, count in data.notes.items())
-    text = f"""## Data
-
-Trained on `{data.corpus}` (from {data.source}; hash `{data.corpus_hash[:16]}`; notes: {notes}), label
-space `{data.label_space}` of {data.codes:,} codes.
-"""
-    if not data.protected:
+def _data_text(info: CoderInfo) -> str:
+    data = info.data
+    about = f"hash `{info.corpus_hash[:16]}`"
+    space = f"label space `{info.label_space}`"
+    if data is not None:
+        notes = ", ".join(f"{name} {count:,}" for name, count in data.notes.items())
+        about = f"from {data.source}; {about}; notes: {notes}"
+        space += f" of {data.codes:,} codes"
+    text = f"## Data\n\nTrained on `{info.corpus}` ({about}), {space}.\n"
+    if not info.protected:
         return text
     text += """
 **Trained on patient data.** A trained coder can reveal notes that it learnt from: keep this folder where
 those notes may be.
 """
-    if "mimic" in f"{data.source} {data.corpus}".lower():
+    sources = " ".join(f"{stage.source} {stage.corpus}" for stage in info.stages)
+    if "mimic" in f"{sources} {info.corpus}".lower():
         text += """
 The notes are MIMIC's. PhysioNet's data use agreement covers what is derived from them: pass these
 weights on only to people who have signed it, or through PhysioNet itself.
@@ -204,17 +246,15 @@ def _stages_text(stages: list[Stage]) -> str:
     lines = [
         "## Stages",
         "",
-        "| | options | seed | steps | tokens | seconds |",
-        "|---|---|--:|--:|--:|--:|",
+        "| | options | corpus | seed | steps | tokens | seconds |",
+        "|---|---|---|--:|--:|--:|--:|",
     ]
     for stage in stages:
         options = ", ".join(f"{name}={value}" for name, value in stage.options.items())
         steps = "" if stage.steps is None else f"{stage.steps:,}"
         tokens = "" if stage.tokens is None else f"{stage.tokens:,}"
-        lines.append(
-            f"| {stage.coder} | {options or 'defaults'} | {stage.seed} | {steps} | {tokens} | "
-            f"{stage.seconds:,.0f} |"
-        )
+        about = f"{options or 'defaults'} | {stage.corpus} | {stage.seed}"
+        lines.append(f"| {stage.coder} | {about} | {steps} | {tokens} | {stage.seconds:,.0f} |")
     return "\n".join(lines) + "\n"
 
 
@@ -224,15 +264,16 @@ def _evaluations_text(evaluations: list[dict[str, Any]]) -> str:
     lines = [
         "## Evaluation",
         "",
-        "In percent, 95% intervals by patient.",
+        "In percent, with intervals by patient.",
         "",
-        f"| corpus, split, label space | notes | {' | '.join(SHOWN)} |",
+        f"| corpus, split, label space, level | notes | {' | '.join(SHOWN)} |",
         f"|---|--:|{'--:|' * len(SHOWN)}",
     ]
     for each in evaluations:
         values = " | ".join(_percent(each["metrics"][name]) for name in SHOWN)
         runs = f" (mean of {each['runs']} seeds)" if each["runs"] > 1 else ""
-        where = f"{each['corpus']}, {each['split']}, {each['label_space']}{runs}"
+        level = f"{each['bootstrap']['level']:.0%}"
+        where = f"{each['corpus']}, {each['split']}, {each['label_space']}{runs}, {level}"
         lines.append(f"| {where} | {each['notes']:,} | {values} |")
     return "\n".join(lines) + "\n"
 
@@ -249,6 +290,9 @@ def _about(evaluation: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _without_folders(value: Any) -> Any:
-    """A value; of a path that exists, its last name."""
-    text = str(value)
-    return Path(text).name if "/" in text and Path(text).exists() else value
+    """A value; of a path the last name, also in a list. A hub's OWNER/NAME stays."""
+    if isinstance(value, (list, tuple)):
+        return [_without_folders(each) for each in value]
+    path = Path(str(value)).expanduser()
+    is_path = isinstance(value, Path) or path.is_absolute() or len(path.parts) > 1 and path.exists()
+    return path.name if is_path else value

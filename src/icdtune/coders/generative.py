@@ -158,7 +158,12 @@ class GenerativeCoder:
         """Write weights (or the adapter), tokenizer and generative.json."""
         settings = self.settings
         if settings.weights == "here":
+            for adapter in getattr(self.model, "peft_config", {}).values():
+                adapter.base_model_name_or_path = settings.base  # not the folder it lies in here
             self.model.save_pretrained(folder)
+            if not settings.adapters and Path(settings.base).is_dir():
+                # Nothing is read from the base model any more, and folders travel.
+                settings = settings.model_copy(update={"base": Path(settings.base).name})
         for i, adapter in enumerate(self.carried):
             for file in ADAPTER:
                 (folder / "earlier" / str(i)).mkdir(parents=True, exist_ok=True)

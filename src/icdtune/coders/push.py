@@ -6,6 +6,7 @@ from pathlib import Path
 
 from icdtune.coders.card import read_coder_info
 from icdtune.errors import IcdtuneError
+from icdtune.files import read_json
 
 
 def push(folder: Path, repository: str, allow_protected: bool = False) -> str:
@@ -32,7 +33,7 @@ def push(folder: Path, repository: str, allow_protected: bool = False) -> str:
             folder_path=folder, repo_id=repository, commit_message="Trained by icdtune"
         )
     except Exception as error:  # of the hub's library, of its HTTP client, of the network
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise IcdtuneError(
             f"{folder} could not be sent to {repository}: {reason} Log in with: hf auth login, or set "
             f"HF_ENDPOINT and HF_TOKEN; then push again"
@@ -41,11 +42,27 @@ def push(folder: Path, repository: str, allow_protected: bool = False) -> str:
 
 
 def check_may_leave(folder: Path, allow_protected: bool) -> None:
-    """IcdtuneError where a coder learnt from patient data and nobody said that it may be sent."""
-    data = read_coder_info(folder).data
-    if allow_protected or (data is not None and not data.protected):
+    """IcdtuneError where a coder learnt from patient data and nobody said that it may be sent.
+
+    So too where it would be of no use elsewhere: an adapter of a model in a local folder.
+    """
+    if not allow_protected:
+        check_open(folder)
+    settings = folder / "generative.json"
+    if not settings.exists():
         return
-    raise IcdtuneError(
-        f"{folder} was trained on patient data, which its weights can reveal. Give --allow-protected "
-        f"where your agreement covers this hub"
-    )
+    content = read_json(settings)
+    if Path(content["base"]).is_dir() and (content["adapters"] or content["weights"] == "base"):
+        raise IcdtuneError(
+            f"{folder} is an adapter of a model in a local folder, which others do not have. Train with "
+            f"lora_rank 0, or from a model of the hub"
+        )
+
+
+def check_open(folder: Path) -> None:
+    """IcdtuneError where a coder, or one that it went on from, learnt from patient data."""
+    if read_coder_info(folder).protected:
+        raise IcdtuneError(
+            f"{folder} was trained on patient data, which its weights can reveal. Give "
+            f"--allow-protected where your agreement covers this hub"
+        )

@@ -122,10 +122,10 @@ def run(
     processes.wait()
     if checkpoint is not None:
         state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+        trainer._load_from_checkpoint(checkpoint)  # `finished` may ask the weights
         if state.global_step >= trainer.args.max_steps or finished(state.global_step):
             # Interrupted between its last checkpoint and its end: `train` would make one more update.
             trainer.state = state
-            trainer._load_from_checkpoint(checkpoint)
             return
     with kept_memory():
         trainer.train(resume_from_checkpoint=checkpoint)

@@ -22,7 +22,7 @@ def code_order(order: Order, task: Task, seed: int) -> Ordered:
             without any last; or anew in every epoch.
 
     Raises:
-        IcdtuneError: "evidence" of a corpus that has none.
+        IcdtuneError: "evidence" of a corpus that has none in train.
     """
     if order == "shuffled":
         return lambda note_id, codes, epoch: _shuffled(codes, f"{seed}:{epoch}:{note_id}")
@@ -46,12 +46,16 @@ def _shuffled(codes: Iterable[str], key: str) -> list[str]:
 
 def _first_evidence(task: Task) -> dict[tuple[str, str], float]:
     """(note id, code) -> where its evidence begins first."""
+    train = set(task.gold("train")[0])
     first: dict[tuple[str, str], float] = {}
     for span in task.corpus.evidence():
+        if span.note_id not in train:
+            continue
         key = (span.note_id, span.code)
         first[key] = min(span.start, first.get(key, span.start))
     if not first:
         raise IcdtuneError(
-            f"{task.corpus.path} has no evidence.parquet: codes have no order in it. Give another order"
+            f"{task.corpus.path} has no evidence for its training notes: codes have no order in it. "
+            f"Give another order"
         )
     return first

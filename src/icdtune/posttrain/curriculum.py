@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 
 from icdtune.data.schema import Note
@@ -49,11 +49,13 @@ class HintPools:
         pools: every note of the refresh; empty where nothing was missed.
         weights: drawing weight of each code of the training gold.
         default: the weight of a code that has none.
+        kept: note id -> codes of its pool that were not missed, but that a reviewer had to add.
     """
 
     pools: dict[str, tuple[str, ...]]
     weights: dict[str, float]
     default: float
+    kept: Mapping[str, Collection[str]] = field(default_factory=dict)
 
     @property
     def unmastered(self) -> list[str]:
@@ -62,8 +64,18 @@ class HintPools:
 
     @property
     def size(self) -> int:
-        """Missed codes, over all notes."""
+        """Codes that may be shown, over all notes."""
         return sum(map(len, self.pools.values()))
+
+    @property
+    def missed(self) -> set[tuple[str, str]]:
+        """(note id, code) of every code that was missed."""
+        return {
+            (note_id, code)
+            for note_id, pool in self.pools.items()
+            for code in pool
+            if code not in self.kept.get(note_id, ())
+        }
 
 
 def refresh(
@@ -79,16 +91,17 @@ def refresh(
         added: note id -> gold codes that a reviewer had to add: they stay in the pool.
     """
     pools: dict[str, tuple[str, ...]] = {}
+    kept: dict[str, set[str]] = {}
     frequency: Counter[str] = Counter()
     hits: Counter[str] = Counter()
     for note in notes:
         gold, found = set(note.codes or ()), set(predicted[note.note_id])
-        missed = (gold - found) | (gold & set(added.get(note.note_id, ())))
-        pools[note.note_id] = tuple(sorted(missed))
+        kept[note.note_id] = gold & found & set(added.get(note.note_id, ()))
+        pools[note.note_id] = tuple(sorted((gold - found) | kept[note.note_id]))
         frequency.update(gold)
         hits.update(gold & found)
     weights = code_weights(frequency, hits)
-    return HintPools(pools, weights, median(weights.values()) if weights else 1.0)
+    return HintPools(pools, weights, median(weights.values()) if weights else 1.0, kept)
 
 
 def code_weights(frequency: Mapping[str, int], hits: Mapping[str, int]) -> dict[str, float]:

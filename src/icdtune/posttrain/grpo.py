@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from icdtune.coders.card import read_coder_info
 from icdtune.coders.generative import GenerativeCoder
 from icdtune.codes.tables import load_table
 from icdtune.data.labels import Task, read_labels
@@ -73,10 +74,10 @@ class Update:
         scale: divide rewards by their deviation in the "group", in the "batch", or by "none".
         iterations: updates that the answers to a batch of visits serve.
         clip, clip_high: how far from 1 the ratio to the policy that answered may move, down and up, in
-            later iterations; None is `clip`.
+            later iterations; None is 0.2 (the study's), and `clip`.
         importance: ratios of every "token", or one of the whole "sequence" (without credit).
         rollouts: who samples: "transformers", "vllm" in the training's own processes, or
-            "vllm-server" at `vllm_url`.
+            "vllm-server" at `vllm_url`; None is http://localhost:8000.
     """
 
     visits: Count = 16
@@ -98,11 +99,11 @@ class Update:
     refill: Annotated[int, Field(ge=0)] = 0
     scale: Literal["group", "batch", "none"] = "group"
     iterations: Count = 1
-    clip: Rate = 0.2
+    clip: Rate | None = None
     clip_high: Rate | None = None
     importance: Literal["token", "sequence"] = "token"
     rollouts: Literal["transformers", "vllm", "vllm-server"] = "transformers"
-    vllm_url: str = "http://localhost:8000"
+    vllm_url: str | None = None
 
     def check(self) -> None:
         """IcdtuneError where options contradict each other."""
@@ -111,25 +112,37 @@ class Update:
                 "no code earns the share of format_weight, and with credit_weight 1 nothing else "
                 "reaches the tokens. Give a credit_weight below 1, or format_weight 0"
             )
-        if self.clip_high is not None and self.iterations == 1:
+        if self.iterations == 1 and (self.clip is not None or self.clip_high is not None):
             raise IcdtuneError(
-                "clip_high does nothing where answers serve one update: all ratios are 1. Give "
-                "iterations above 1, or leave clip_high out"
+                "nothing is clipped where answers serve one update: all ratios are 1. Give iterations "
+                "above 1, or leave clip and clip_high out"
             )
-        if self.rollouts != "transformers" and not find_spec("vllm"):
+        if self.vllm_url is not None and self.rollouts != "vllm-server":
+            raise IcdtuneError("vllm_url is of rollouts vllm-server. Give that, or leave it out")
+        if self.rollouts != "transformers":
+            self._check_vllm()
+        if self.importance == "sequence" and self.credit_weight:
             raise IcdtuneError(
-                f'rollouts "{self.rollouts}" needs vLLM, which is not installed: '
-                f'pip install "icdtune[vllm]"'
+                "one ratio for a whole answer gives every token the mean of the credits. Give "
+                "credit_weight 0, or importance token"
+            )
+
+    def _check_vllm(self) -> None:
+        """IcdtuneError for what cannot be had from vLLM, and where there is none."""
+        if self.top_p < 1:
+            raise IcdtuneError(
+                "vLLM's probabilities are of the drawn tokens alone, training's of all: with top_p "
+                "below 1 long answers would hardly count. Give top_p 1, or rollouts transformers"
             )
         if self.refill and self.rollouts == "vllm-server":
             raise IcdtuneError(
                 "refill asks each process again on its own, which a vLLM server cannot serve. Give "
                 "refill 0, or rollouts vllm"
             )
-        if self.importance == "sequence" and self.credit_weight:
+        if not find_spec("vllm"):
             raise IcdtuneError(
-                "one ratio for a whole answer gives every token the mean of the credits. Give "
-                "credit_weight 0, or importance token"
+                f'rollouts "{self.rollouts}" needs vLLM, which is not installed: '
+                f'pip install "icdtune[vllm]"'
             )
 
 
@@ -153,12 +166,25 @@ class Reinforced(GenerativeCoder):
                 f'this run is about "{task.labels.name}" ({len(task.labels.codes)} codes). '
                 f"Train both stages with the same label space"
             )
+        order = answer_order(self._start)
+        update = self._update
+        if order != "sorted" and update.credit_weight and update.credit == "codes":
+            raise IcdtuneError(
+                f'{self._start} was fine-tuned on answers in the order "{order}", and credit for codes '
+                f"left out looks where they would stand in a sorted one. Give credit_weight 0, or "
+                f"credit to-go"
+            )
         coder = GenerativeCoder.load(self._start)
+        if update.rollouts != "transformers" and coder.settings.layers is not None:
+            raise IcdtuneError(
+                f"vLLM would load all layers of {coder.settings.base}, {self._start} has "
+                f"{coder.settings.layers}. Give rollouts transformers"
+            )
         self.model, self.tokenizer, self._given = coder.model, coder.tokenizer, coder.settings
         self.settings = coder.settings.model_copy(update={"adapters": [], "weights": "here"})
         self.training = {
             "steps": 0,
-            **asdict(self._update),
+            **{k: v for k, v in asdict(self._update).items() if k != "vllm_url"},
             "tokens": 0,
             "seconds": 0.0,
             "history": [],
@@ -315,12 +341,20 @@ class GRPO(Reinforced):
         other: dict[str, Any] = read_json(folder / "training.json")
         for name in ("visits", "group", "iterations"):
             own = getattr(self._update, name)
-            if other.get(name) != own:
+            theirs = other.get(name, 1)
+            if theirs != own:
                 raise IcdtuneError(
-                    f"{folder} was trained with {name} {other.get(name)}, this run has {own}. "
+                    f"{folder} was trained with {name} {theirs}, this run has {own}. "
                     f"Give both the same"
                 )
         return int(other["steps"])
+
+
+def answer_order(folder: Path) -> str:
+    """The order of the codes in the answers that a coder was fine-tuned on."""
+    stages = read_coder_info(folder).stages if (folder / "coder.json").is_file() else []
+    orders = [stage.options.get("order", "sorted") for stage in stages if stage.coder == "sft"]
+    return str(orders[-1]) if orders else "sorted"
 
 
 def titles(task: Task) -> Callable[[str], str]:

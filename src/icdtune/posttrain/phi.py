@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from icdtune.coders import processes
 from icdtune.codes.systems import get_system
 from icdtune.codes.tables import load_table
 from icdtune.data.labels import Task
-from icdtune.data.predictions import Predictions
+from icdtune.data.predictions import Prediction, Predictions
 from icdtune.data.schema import Note, canonical_code
 from icdtune.data.table import open_table
 from icdtune.errors import IcdtuneError
@@ -33,6 +33,8 @@ from icdtune.posttrain.presets import with_preset
 
 Predict = Callable[[Sequence[Note]], tuple[dict[str, list[str]], int]]
 """Hint-free prediction: note id -> codes, and the tokens it took."""
+Judge = Callable[[Mapping[str, Sequence[str]]], float]
+"""The macro-F1 of predicted codes by note id."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ class Rounds:
         curriculum: how rounds are made.
         work: where pools are kept, so that an interrupted run goes on with the same ones.
         predict: hint-free prediction with the weights as they are now.
-        judge: macro-F1 on "val" with the weights as they are now; asked where there is a patience.
+        val: notes that decide whether rounds go on, where there is a patience.
+        judge: the macro-F1 of their predicted codes.
     """
 
     def __init__(
@@ -79,10 +82,11 @@ class Rounds:
         curriculum: Curriculum,
         work: Path,
         predict: Predict,
-        judge: Callable[[], float] = lambda: 0.0,
+        val: Sequence[Note] = (),
+        judge: Judge = lambda predicted: 0.0,
     ) -> None:
         self._notes, self._rules, self._work = notes, curriculum, work
-        self._predict, self._judge = predict, judge
+        self._predict, self._val, self._judge = predict, val, judge
         self._predicted: dict[int, dict[str, Any]] = {}
         self._planned: dict[int, list[Visit]] = {}
         self._step = 0
@@ -92,11 +96,10 @@ class Rounds:
         size = self._rules.visits
         turn, start = self._place(step)
         visits, first = self.visits(turn), (step - start) * size
-        return [visits[i % len(visits)] for i in range(first, first + size)]
-
-    def others(self, step: int) -> list[Visit]:
-        """All visits of a step's round."""
-        return self.visits(self._place(step)[0])
+        own = visits[first : first + size]
+        # The last step is filled up with the round's first notes; annealed hints have ended by then.
+        again = [Visit(v.note) if self._rules.anneal else v for v in visits]
+        return own + [again[i % len(again)] for i in range(size - len(own))]
 
     def finished(self, step: int) -> bool:
         """Whether `step` steps complete the last round."""
@@ -160,9 +163,8 @@ class Rounds:
         times = self._rules.ancestors_after
         if times is None or times > turn:
             return set()
-        pools = [self.pools(before).pools for before in range(turn - times, turn)]
         return set.intersection(
-            *({(note_id, code) for note_id in each for code in each[note_id]} for each in pools)
+            *(self.pools(before).missed for before in range(turn - times, turn))
         )
 
     def pools(self, turn: int) -> HintPools:
@@ -192,21 +194,25 @@ class Rounds:
     def _predict_share(self, path: Path, step: int) -> None:
         """Predict this process's share of the notes; the first gathers what all predicted."""
         started, own = time.perf_counter(), processes.rank()
-        predicted, tokens = self._predict(self._notes[own :: processes.count()])
+        every = [*self._notes, *(self._val if self._rules.patience is not None else ())]
+        predicted, tokens = self._predict(every[own :: processes.count()])
         part = path.with_suffix(f".{own}.json")
         write_json(part, {"predicted": predicted, "tokens": tokens})
-        macro_f1 = None
-        if self._rules.patience is not None and processes.first():
-            macro_f1 = self._judge()
         processes.wait()
         if processes.first():
             files = [path.with_suffix(f".{rank}.json") for rank in range(processes.count())]
             parts = [read_json(file) for file in files]
             merged = {k: v for each in parts for k, v in each["predicted"].items()}
-            tokens = sum(each["tokens"] for each in parts)
-            seconds = round(time.perf_counter() - started, 1)
-            made = {"step": step, "predicted": merged, "tokens": tokens, "seconds": seconds}
-            write_json(path, made | ({} if macro_f1 is None else {"macro_f1": macro_f1}))
+            made = {
+                "step": step,
+                "predicted": {note.note_id: merged[note.note_id] for note in self._notes},
+                "tokens": sum(each["tokens"] for each in parts),
+                "seconds": round(time.perf_counter() - started, 1),
+            }
+            if self._rules.patience is not None:
+                val = {note.note_id: merged[note.note_id] for note in self._val}
+                made["macro_f1"] = self._judge(val)
+            write_json(path, made)
             for file in files:
                 file.unlink()
         processes.wait()
@@ -223,7 +229,7 @@ class Rounds:
                 "notes": len(pools.pools),
                 "unmastered": len(pools.unmastered),
                 "pool": pools.size,
-                "recall": round(1 - pools.size / total, 6) if total else 1.0,
+                "recall": round(1 - len(pools.missed) / total, 6) if total else 1.0,
                 "tokens": made["tokens"],
                 "seconds": made["seconds"],
             }
@@ -235,7 +241,7 @@ class Rounds:
                     for visit in self.visits(turn)[: self.steps(turn) * self._rules.visits]
                     for code in visit.hint
                 )
-                learned = sum(code not in pools.pools[note_id] for note_id, code in shown)
+                learned = len(shown.keys() - pools.missed)
                 entry["steps"] = self.steps(turn)
                 entry["hinted"] = len(shown)
                 entry["hinted_recall"] = round(learned / len(shown), 6) if shown else None
@@ -279,6 +285,10 @@ class PHI(Reinforced):
         **update: Any,
     ) -> None:
         super().__init__(start, Update(**update))
+        if self._update.refill:
+            raise IcdtuneError(
+                "refill would throw hints away that the pools have drawn. Leave it to grpo"
+            )
         self._notes, self._reviewed = notes, reviewed
         self._rules = partial(
             Curriculum,
@@ -293,41 +303,32 @@ class PHI(Reinforced):
 
     def fit(self, task: Task, seed: int, work: Path) -> None:
         """Train on the split "train", round after round."""
-        every = list(task.notes("train"))
-        systems = task.corpus.info.code_systems
-        added = read_added(self._reviewed, every, systems) if self._reviewed else {}
+        notes = epoch(list(task.notes("train")), seed, 0)[: self._notes]
+        added = read_added(self._reviewed, notes, task) if self._reviewed else {}
         self.begin(task)
-        rules = self._rules(seed=seed, parent=partial(parent, systems), added=added)
-        rounds = Rounds(
-            epoch(every, seed, 0)[: self._notes],
-            rules,
-            work,
-            self._predict_free,
-            partial(self._macro_f1, task),
-        )
+        above = partial(parent, task.corpus.info.code_systems)
+        rules: Curriculum = self._rules(seed=seed, parent=above, added=added)
+        val = list(task.notes("val")) if rules.patience is not None else []
+        judge = partial(macro_f1, task)
+        rounds = Rounds(notes, rules, work, self._predict_free, val, judge)
         if not rounds.finished(0):
-            self.reinforce(
-                rounds.plan, self._most, seed, work, task, rounds.finished, rounds.others
-            )
+            self.reinforce(rounds.plan, self._most, seed, work, task, rounds.finished)
         self.training["rounds"] = rounds.report()
         self.training["tokens"] += sum(entry["tokens"] for entry in self.training["rounds"])
 
     def _predict_free(self, notes: Sequence[Note]) -> tuple[dict[str, list[str]], int]:
         """Hint-free greedy answers; one that cannot be read counts as empty."""
-        predictions = self._answers(notes)
-        found = {row.note_id: list(row.codes) for row in predictions}
-        return found, predictions.tokens or 0
-
-    def _macro_f1(self, task: Task) -> float:
-        """Macro-F1 on "val", over the codes that its gold holds."""
-        predictions = self._answers(task.notes("val", gold=False))
-        return float(macro_f1_present(whole(count(task, "val", predictions)))[0])
-
-    def _answers(self, notes: Iterable[Note]) -> Predictions:
         training = self.model.training
         predictions = self.predict(notes)
         self.model.train(training)
-        return predictions
+        found = {row.note_id: list(row.codes) for row in predictions}
+        return found, predictions.tokens or 0
+
+
+def macro_f1(task: Task, predicted: Mapping[str, Sequence[str]]) -> float:
+    """Macro-F1 on "val", over the codes that its gold holds."""
+    rows = Predictions(Prediction(note_id, tuple(codes)) for note_id, codes in predicted.items())
+    return float(macro_f1_present(whole(count(task, "val", rows)))[0])
 
 
 def parent(code_systems: Mapping[str, str], code: str) -> str | None:
@@ -341,14 +342,12 @@ def parent(code_systems: Mapping[str, str], code: str) -> str | None:
     return None
 
 
-def read_added(
-    path: Path, notes: Sequence[Note], code_systems: Mapping[str, str]
-) -> dict[str, set[str]]:
-    """Note id -> codes that reviewers had to add; rows of notes that are not in train are left out.
+def read_added(path: Path, notes: Sequence[Note], task: Task) -> dict[str, set[str]]:
+    """Note id -> codes that reviewers had to add, of the label space and of the curriculum's notes.
 
     Raises:
-        IcdtuneError: no row is about a training note, or a code is not in its note's gold: what is
-            hinted must be what is rewarded.
+        IcdtuneError: no row is about any of them, or a code is not in its note's gold: what is hinted
+            must be what is rewarded.
     """
     gold = {note.note_id: set(note.codes or ()) for note in notes}
     added: dict[str, set[str]] = {}
@@ -356,13 +355,17 @@ def read_added(
     for row, (note_id, raw) in enumerate(rows.iter_rows(), 1):
         if note_id not in gold:
             continue
-        code = canonical_code(raw or "", dict(code_systems))
-        if code not in gold[note_id]:
+        code = canonical_code(raw or "", task.corpus.info.code_systems)
+        if code is None or (code in task.labels.index and code not in gold[note_id]):
             raise IcdtuneError(
                 f'{path} data row {row}: field "code": note {note_id} has no such code in train. Add it '
                 f"to the corpus as well: rewards compare with that"
             )
-        added.setdefault(note_id, set()).add(code)
+        if code in task.labels.index:
+            added.setdefault(note_id, set()).add(code)
     if not added:
-        raise IcdtuneError(f"{path} has no row about a training note. Check its note_id column")
+        raise IcdtuneError(
+            f"{path} has no row about a note of the curriculum and a code of the label space. Check its "
+            f"columns note_id and code, or raise notes"
+        )
     return added

@@ -6,7 +6,6 @@ fails where an upgrade changes one.
 
 from __future__ import annotations
 
-import math
 import random
 import warnings
 from collections.abc import Callable, Sequence
@@ -37,6 +36,7 @@ Plan = Callable[[int], Sequence[Visit]]
 """The visits of a batch of rollouts, by its number from 0."""
 MOST_CUT = 0.2
 """Share of answers that may be cut at their budget before that is said."""
+CLIP, VLLM = 0.2, "http://localhost:8000"
 ALIKE = 5
 """Updates in a row without any advantage before that is said."""
 
@@ -179,8 +179,8 @@ class CodeSetTrainer(GRPOTrainer):
         self._log("hinted", sum(v.hinted for v in self._current), count)
         texts = [rollout.text for rollout in self._rollouts]
         prompt_ids = [prompt for prompt in ids for _ in range(size)]
-        chances = [[math.log(p) for p in a.probabilities] for a in answers]
-        sampled = chances if self.use_vllm else None
+        # TRL weighs vLLM's answers by how likely they are here; ours come from the model itself.
+        sampled = [a.probabilities for a in answers] if self.use_vllm else None
         return prompt_ids, [a.ids for a in answers], None, texts, sampled, {}, None, []
 
     def _idle(self, group: Sequence[Rollout], visit: Visit) -> bool:
@@ -188,7 +188,7 @@ class CodeSetTrainer(GRPOTrainer):
         gold = _gold(visit)
         if len({self._objective.score(rollout, gold) for rollout in group}) > 1:
             return False
-        if not self._objective.credit_weight:
+        if not self._objective.credit_weight or self._objective.credit == "to-go":
             return True
         rows, _ = self._objective.credits(group, gold, self._opened)
         return not any(value for row in rows for value in row)
@@ -241,14 +241,16 @@ class CodeSetTrainer(GRPOTrainer):
         return [found[i] for i in range(len(prompts))]
 
     def _sample_with_vllm(self, prompts: list[list[int]]) -> list[list[Generated]]:
-        """Answers of TRL's vLLM engine, which gets the weights of this update first."""
+        """Answers of TRL's vLLM engine, which gets the weights of this update first.
+
+        `probabilities` are log-probabilities, as TRL wants them back.
+        """
         size = self.num_generations
         repeated = [prompt for prompt in prompts for _ in range(size)]
         rows, chances = self._generate_single_turn(repeated, None, {}, size)
         ends = end_ids(self.accelerator.unwrap_model(self.model), self._coder.tokenizer)
         found = [
-            Generated(ids, [math.exp(p) for p in row], ids[-1] in ends)
-            for ids, row in zip(rows, chances, strict=True)
+            Generated(ids, row, ids[-1] in ends) for ids, row in zip(rows, chances, strict=True)
         ]
         return [found[i : i + size] for i in range(0, len(found), size)]
 
@@ -357,7 +359,7 @@ def grpo_config(
         num_generations=group,
         learning_rate=rate,
         beta=update.kl,
-        epsilon=update.clip,
+        epsilon=CLIP if update.clip is None else update.clip,
         epsilon_high=update.clip_high,
         importance_sampling_level=update.importance,
         temperature=update.temperature,
@@ -365,7 +367,9 @@ def grpo_config(
         max_completion_length=budget,
         use_vllm=update.rollouts != "transformers",
         vllm_mode="server" if update.rollouts == "vllm-server" else "colocate",
-        vllm_server_base_url=update.vllm_url if update.rollouts == "vllm-server" else None,
+        vllm_server_base_url=(update.vllm_url or VLLM)
+        if update.rollouts == "vllm-server"
+        else None,
         # A mean over answers where each has one ratio (arXiv 2507.18071), else over all tokens.
         loss_type="grpo" if update.importance == "sequence" else "dapo",
         scale_rewards=update.scale,
