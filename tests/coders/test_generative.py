@@ -135,11 +135,11 @@ def test_answers_that_did_not_end_or_could_not_be_read_are_counted(
 
 
 def test_a_token_that_ends_an_answer_is_the_tokenizers_or_the_models(
-    coder: GenerativeCoder,
+    coder: GenerativeCoder, tuned: Path
 ) -> None:
     end = coder.tokenizer.eos_token_id
     assert end_ids(coder.model, coder.tokenizer) == [end]
-    other = load_model(coder.settings.base)
+    other = load_model(str(tuned))
     other.generation_config.eos_token_id = [end + 2, end + 1]
     assert end_ids(other, coder.tokenizer) == [end, end + 1, end + 2]
     other.generation_config.eos_token_id = None
