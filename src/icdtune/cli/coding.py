@@ -23,7 +23,8 @@ def register(app: typer.Typer) -> None:
         epilog="Examples: icdtune train bow --corpus corpora/syn --out coders/bow | "
         "icdtune train sft --model tiny --corpus corpora/syn --out coders/sft | "
         "icdtune train grpo --start coders/sft --corpus corpora/syn --out coders/grpo | "
-        "icdtune train phi --start coders/sft --corpus corpora/syn --out coders/phi"
+        "icdtune train phi --start coders/sft --corpus corpora/syn --out coders/phi | "
+        "icdtune train sft --out coders/sft --push me/coder"
     )(train)
     app.command(
         epilog="Examples: icdtune predict --coder runs/bow --corpus corpora/syn --split test "
