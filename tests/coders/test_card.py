@@ -55,6 +55,7 @@ def test_a_card_names_the_data_and_every_stage(
     assert [stage.coder for stage in info.stages] == ["sft", "grpo"]
     assert (info.stages[1].steps, info.stages[1].seed) == (1, 7)
     assert info.stages[1].options == {"steps": 1, "visits": 2, "group": 2}
+    assert info.stages[0].options["model"] == "small"
     text = (tmp_path / "grpo" / "README.md").read_text()
     assert f"`{small_task.corpus.info.hash[:16]}`" in text
     assert "label space `top10` of 10 codes" in text

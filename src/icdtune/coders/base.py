@@ -189,6 +189,7 @@ def train_coder(
                 coder.save(temporary)
                 seconds = round(clock(), 3)
                 training = getattr(coder, "training", None)
+                model = base_model(name, options)
                 data = data_of(task)
                 info = CoderInfo(
                     coder=name,
@@ -204,7 +205,7 @@ def train_coder(
                     data=data,
                     stages=stages_of(
                         name,
-                        options,
+                        {**options, "model": model} if model else options,
                         seed,
                         seconds,
                         training if isinstance(training, dict) else {},
