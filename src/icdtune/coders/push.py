@@ -35,8 +35,8 @@ def push(folder: Path, repository: str, allow_protected: bool = False) -> str:
     except Exception as error:  # of the hub's library, of its HTTP client, of the network
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise IcdtuneError(
-            f"{folder} could not be sent to {repository}: {reason.rstrip('.')}. Log in with: hf auth login, or set "
-            f"HF_ENDPOINT and HF_TOKEN; then push again"
+            f"{folder} could not be sent to {repository}: {reason.rstrip('.')}. Log in with: hf auth "
+            f"login, or set HF_ENDPOINT and HF_TOKEN; then push again"
         ) from None
     return str(made)
 
