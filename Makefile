@@ -50,8 +50,10 @@ tiny-base: $(VENV)/.base
 codiesp-ladder: $(VENV)/.base
 	$(BIN)/icdtune study examples/codiesp-ladder.yaml --out runs
 
+# SFT, GRPO and PHI from SmolLM2 on real cases: an hour and more.
 codiesp-smol: $(VENV)/.smollm2
 	$(BIN)/icdtune study examples/codiesp-smol.yaml --out runs
+	$(BIN)/python benchmarks/ladder.py runs --studies codiesp-smol --out benchmarks/results/codiesp_smol.json
 
 # All classifiers, three seeds, and on CodiEsp: hours.
 classifiers: minilm
