@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from icdtune.coders.card import named
 from icdtune.data.labels import Task, read_labels
 from icdtune.data.predictions import Predictions, read_predictions
 from icdtune.data.schema import Corpus
@@ -65,8 +66,10 @@ def _figures(results: dict[str, Any]) -> dict[str, Any]:
         }
         for row in results["coders"]
     ]
+    settings = results["settings"]
+    corpus = settings["corpus"]
     return {
-        "settings": results["settings"],
+        "settings": settings | {"corpus": corpus | {"options": named(corpus["options"])}},
         "versions": results["versions"],
         "corpus_hash": results["corpus"]["hash"],
         "rows": rows,
