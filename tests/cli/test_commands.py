@@ -507,7 +507,7 @@ def test_a_study_announces_each_stage_on_standard_error(studied):
 def test_a_second_run_does_nothing_new_and_says_the_same(folder, studied):
     path, ended = studied
     before, results = times(path), (path / "results.json").read_bytes()
-    assert len(before) == 2 * 2 * 2 + 2 * (4 + 5)
+    assert len(before) == 2 * 2 * 2 + 2 * (5 + 6)
     again = done("study", folder / "study.yaml", "--out", folder / "runs")
     assert times(path) == before
     assert (path / "results.json").read_bytes() == results
