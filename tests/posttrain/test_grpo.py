@@ -473,6 +473,27 @@ def test_nothing_falls_back(
     assert not [w for w in recwarn if "forwarded once an answer" in str(w.message)]
 
 
+def test_what_ends_a_run_is_asked_of_the_checkpoints_weights(
+    tuned: Path, small_task: Task, tmp_path: Path
+) -> None:
+    """PHI predicts its notes to know whether a round follows: with the weights that were trained."""
+    first = trainer(tuned, small_task, hinted_plan(small_task), tmp_path, rate=1e-2)
+    run(first, tmp_path, "Test")
+    trained = {name: value.clone() for name, value in first.model.state_dict().items()}
+    again = trainer(tuned, small_task, hinted_plan(small_task), tmp_path, rate=1e-2)
+    again.args.max_steps = 4
+    asked: list[int] = []
+
+    def finished(step: int) -> bool:
+        asked.append(step)
+        torch.testing.assert_close(again.model.state_dict(), trained)
+        return True
+
+    assert any((value != trained[name]).any() for name, value in again.model.state_dict().items())
+    run(again, tmp_path, "Test", finished)
+    assert asked == [2]
+
+
 # The coder
 
 
