@@ -27,7 +27,7 @@ from icdtune.coders.card import (
     write_card,
 )
 from icdtune.coders.push import push
-from icdtune.data.labels import Task
+from icdtune.data.labels import Task, save_labels
 from icdtune.errors import IcdtuneError
 from icdtune.evaluation.evaluate import evaluate
 from icdtune.files import read_json, write_json
@@ -94,11 +94,14 @@ def test_evaluations_stand_in_the_card_with_their_intervals(
     keep_evaluation(dictionary, metrics | {"runs": 3})
     keep_evaluation(dictionary, metrics)  # takes the other's place
     keep_evaluation(dictionary, metrics | {"split": "val"})
+    keep_evaluation(
+        dictionary, metrics | {"runs": 3, "notes": 1}
+    )  # others' as well: no result of this
     value = metrics["metrics"]["micro_f1"]
     text = (dictionary / "README.md").read_text()
     shown = f"{100 * value['value']:.1f} [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
-    assert text.count(f"| {shown} |") == 2
-    assert "seeds)" not in text
+    assert text.count(f"| {shown} |") == 3
+    assert text.count("(mean of 3 seeds)") == 1
     results = head(dictionary)["model-index"][0]["results"]
     assert [r["dataset"]["split"] for r in results] == ["test", "val"]
     assert results[0]["metrics"][0]["value"] == round(value["value"], 4)
@@ -131,6 +134,8 @@ def test_patient_data_of_any_stage_counts(
     write_json(tmp_path / "unknown" / "coder.json", unknown)
     data = data_of(small_task)
     assert not data.protected
+    with pytest.raises(IcdtuneError, match="is not a coder: it has no coder.json"):
+        stages_of("grpo", {"start": str(tmp_path)}, 1, 1.0, {}, data)
     for option in ("start", "model"):
         for name in ("old", "unknown"):
             options = {option: str(tmp_path / name)}
@@ -138,6 +143,22 @@ def test_patient_data_of_any_stage_counts(
             assert not stages[-1].protected
             assert before.model_copy(update={"stages": stages}).protected
     assert not stages_of("bow", {}, 1, 1.0, {}, data)[0].protected
+
+
+def test_other_coders_predictions_do_not_go_into_a_card(
+    tuned: Path, dictionary: Path, small_task: Task, tmp_path: Path
+) -> None:
+    from icdtune.coders.base import load_coder, run_coder
+
+    run_coder(load_coder(tuned), "sft", small_task, "test", 1, tmp_path / "predictions")
+    command = [sys.executable, "-m", "icdtune", "evaluate", str(tmp_path / "predictions")]
+    command += ["--corpus", str(small_task.corpus.path), "--labels", "top10", "--card"]
+    save_labels(small_task.corpus, small_task.labels)
+    before = (dictionary / "README.md").read_bytes()
+    wrong = subprocess.run([*command, str(dictionary)], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2
+    assert "the predictions are of sft (seed 1)" in wrong.stderr
+    assert (dictionary / "README.md").read_bytes() == before
 
 
 # Sending a folder to a hub
@@ -151,7 +172,9 @@ class Hub(http.server.BaseHTTPRequestHandler):
     files: dict[str, bytes]
 
     def do_GET(self) -> None:
-        self.answer({"siblings": [], "id": "me/coder", "sha": "0" * 40})
+        private = "public" not in self.path
+        about = {"siblings": [], "id": "me/coder", "sha": "0" * 40, "private": private}
+        self.answer(about)
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
@@ -255,6 +278,13 @@ def test_patient_data_and_a_hub_that_is_not_there_are_refused(
     )
     assert there.returncode == 0, there.stderr
     assert given.files.keys() == {"coder.json", "README.md"}
+    open_to_all = icdtune(
+        address,
+        tmp_path / "home",
+        *("dictionary", "--out", str(folder), "--push", "me/public", "--allow-protected"),
+    )
+    assert open_to_all.returncode == 2
+    assert "me/public is public" in open_to_all.stderr
     gone = icdtune(
         "http://127.0.0.1:9",
         tmp_path / "home",

@@ -181,9 +181,9 @@ def test_a_code_missed_twice_in_a_row_is_shown_as_its_parent(tmp_path: Path) -> 
 def test_rounds_end_when_macro_f1_stalls(tmp_path: Path) -> None:
     nothing: dict[str, list[str]] = {note.note_id: [] for note in NOTES}
 
-    def made(scores: list[float], patience: int | None, name: str) -> Rounds:
+    def made(scores: list[float], patience: int | None, name: str, count: int = 6) -> Rounds:
         left = iter(scores)
-        rules = Curriculum(4, 1, 2, seed=1, patience=patience)
+        rules = Curriculum(count, 1, 2, seed=1, patience=patience)
         model = Model([nothing] * 5)
         return Rounds(NOTES, rules, tmp_path / name, model, (), lambda predicted: next(left))
 
@@ -192,8 +192,8 @@ def test_rounds_end_when_macro_f1_stalls(tmp_path: Path) -> None:
     assert [entry.get("macro_f1") for entry in one.report()] == [0.2, 0.3, 0.3]
     two = made([0.2, 0.1, 0.25, 0.2, 0.1], 2, "two")  # a better one within two, then none
     assert [two.finished(step) for step in range(5)] == [False] * 4 + [True]
-    assert len(two.report()) == 5
-    never = made([], None, "never")
+    assert len(two.report()) == 5  # of six rounds
+    never = made([], None, "never", 4)
     assert [never.finished(step) for step in range(5)] == [False] * 4 + [True]
     assert "macro_f1" not in never.report()[-1]
 

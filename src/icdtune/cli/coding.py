@@ -86,10 +86,10 @@ def train(
         return
     if out is not None and push and not overwrite and (out / "coder.json").exists():
         there = read_coder_info(out).coder
-        if there != coder or model or start or option:
+        if there != coder or corpus or model or start or option:
             raise IcdtuneError(
                 f"{out} is there already ({there}) and would be sent as it is. Name that coder, without "
-                f"options, or give --overwrite"
+                f"corpus and options, or give --overwrite"
             )
         if processes.first():
             _push(out, push, allow_protected)
@@ -253,6 +253,7 @@ def evaluate(
 
 def _keep(card: Path, metrics: dict[str, Any], info: PredictionInfo | None) -> None:
     """Put metrics into a coder's card; IcdtuneError where another coder made the predictions."""
+    import icdtune.posttrain  # noqa: F401  (adds its stages to the coders)
     from icdtune.coders import CODERS
     from icdtune.coders.card import keep_evaluation, read_coder_info
     from icdtune.errors import IcdtuneError

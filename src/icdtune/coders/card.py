@@ -106,11 +106,14 @@ def data_of(task: Task) -> Data:
 
 
 def earlier_coder(options: Mapping[str, Any]) -> Path | None:
-    """Folder of the coder that a training goes on from, as its start or as its model."""
-    for name in ("start", "model"):
-        if name in options and (Path(str(options[name])) / "coder.json").is_file():
-            return Path(str(options[name]))
-    return None
+    """Folder of the coder that a training goes on from, as its start or as its model.
+
+    A start is a coder; a model may be one.
+    """
+    if "start" in options:
+        return Path(str(options["start"]))
+    model = Path(str(options.get("model", "")))
+    return model if "model" in options and (model / "coder.json").is_file() else None
 
 
 def stages_of(
@@ -159,7 +162,7 @@ def named(options: Mapping[str, Any]) -> dict[str, Any]:
 def keep_evaluation(folder: Path, metrics: Mapping[str, Any]) -> None:
     """Put an evaluation of a coder (metrics.json) into its folder and its card.
 
-    One of the same corpus, split and label space takes the place of the earlier one.
+    One of the same corpus, split, label space and number of notes takes the place of the earlier one.
     """
     info = read_coder_info(folder)
     path = folder / "evaluations.json"
@@ -207,6 +210,7 @@ def _metadata(info: CoderInfo, evaluations: list[dict[str, Any]]) -> str:
             metric_value=round(each["metrics"][name]["value"], 4),
         )
         for each in evaluations
+        if each["runs"] == 1  # a mean over seeds is no result of this one
         for name in ("micro_f1", "macro_f1")
     ]
     found = ModelCardData(
@@ -286,7 +290,8 @@ def _percent(value: Mapping[str, float]) -> str:
 
 
 def _about(evaluation: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(evaluation[name] for name in ("corpus_hash", "split", "label_space"))
+    names = ("corpus_hash", "split", "label_space", "notes")
+    return tuple(evaluation[name] for name in names)
 
 
 def _without_folders(value: Any) -> Any:

@@ -29,9 +29,16 @@ def push(folder: Path, repository: str, allow_protected: bool = False) -> str:
     api = HfApi()
     try:
         made = api.create_repo(repository, private=True, exist_ok=True)
+        public = not api.repo_info(repository).private
+        if public and read_coder_info(folder).protected:
+            raise IcdtuneError(
+                f"{repository} is public, and {folder} was trained on patient data. Name a private one"
+            )
         api.upload_folder(
             folder_path=folder, repo_id=repository, commit_message="Trained by icdtune"
         )
+    except IcdtuneError:
+        raise
     except Exception as error:  # of the hub's library, of its HTTP client, of the network
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise IcdtuneError(

@@ -107,12 +107,13 @@ class Bar(TrainerCallback):
 
 
 def run(
-    trainer: Any, work: Path, label: str, finished: Callable[[int], bool] = lambda step: False
+    trainer: Any, work: Path, label: str, finished: Callable[[int], bool] | None = None
 ) -> None:
     """Train from the last whole checkpoint of `work`, behind one progress bar.
 
     Args:
-        finished: whether so many updates complete a run that may end before its last possible step.
+        finished: whether so many updates complete a run that may end before its last possible step; it
+            is asked with the checkpoint's weights in the model.
     """
     for printing in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printing)
@@ -122,8 +123,10 @@ def run(
     processes.wait()
     if checkpoint is not None:
         state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
-        trainer._load_from_checkpoint(checkpoint)  # `finished` may ask the weights
-        if state.global_step >= trainer.args.max_steps or finished(state.global_step):
+        complete = state.global_step >= trainer.args.max_steps
+        if complete or finished is not None:
+            trainer._load_from_checkpoint(checkpoint)
+        if complete or (finished is not None and finished(state.global_step)):
             # Interrupted between its last checkpoint and its end: `train` would make one more update.
             trainer.state = state
             return

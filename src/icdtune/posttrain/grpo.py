@@ -197,7 +197,7 @@ class Reinforced(GenerativeCoder):
         seed: int,
         work: Path,
         task: Task,
-        finished: Callable[[int], bool] = lambda step: False,
+        finished: Callable[[int], bool] | None = None,
         others: Plan | None = None,
     ) -> None:
         """Train on at most `steps` batches of the plan's visits; goes on from a checkpoint.
@@ -237,9 +237,7 @@ class Reinforced(GenerativeCoder):
             "warmup_steps": max(1, updates // 20),
         }
 
-        def done(step: int) -> bool:
-            return finished(step // each)
-
+        done = None if finished is None else lambda step: finished(step // each)
         trainer = CodeSetTrainer(
             self,
             plan,
@@ -250,7 +248,7 @@ class Reinforced(GenerativeCoder):
             update.refill,
             others,
             peft_config=lora(rank, rank) if rank else None,
-            callbacks=[stop_when(done)],
+            callbacks=[] if done is None else [stop_when(done)],
         )
         run(trainer, work, "Reinforce", done)
         model = trainer.accelerator.unwrap_model(trainer.model)
@@ -352,7 +350,7 @@ class GRPO(Reinforced):
 
 def answer_order(folder: Path) -> str:
     """The order of the codes in the answers that a coder was fine-tuned on."""
-    stages = read_coder_info(folder).stages if (folder / "coder.json").is_file() else []
+    stages = read_coder_info(folder).stages
     orders = [stage.options.get("order", "sorted") for stage in stages if stage.coder == "sft"]
     return str(orders[-1]) if orders else "sorted"
 

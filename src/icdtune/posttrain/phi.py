@@ -21,6 +21,7 @@ from icdtune.codes.systems import get_system
 from icdtune.codes.tables import load_table
 from icdtune.data.labels import Task
 from icdtune.data.predictions import Prediction, Predictions
+from icdtune.data.raw import collect
 from icdtune.data.schema import Note, canonical_code
 from icdtune.data.table import open_table
 from icdtune.errors import IcdtuneError
@@ -264,7 +265,8 @@ class PHI(Reinforced):
         anneal: hints become rarer within a round, from half of the visits to none.
         ancestors_after: show the parent of a code in its place once a note missed the code in so many
             refreshes in a row.
-        patience: end after so many rounds in a row without a better macro-F1 on "val".
+        patience: end after so many rounds in a row without a better macro-F1 on "val"; the coder is that
+            of the last round.
         reviewed: a table (CSV, parquet, a spreadsheet) with the columns note_id and code: what reviewers
             had to add to a coder's answers stays in the pools.
         update: options of `Update`.
@@ -351,8 +353,9 @@ def read_added(path: Path, notes: Sequence[Note], task: Task) -> dict[str, set[s
     """
     gold = {note.note_id: set(note.codes or ()) for note in notes}
     added: dict[str, set[str]] = {}
-    rows = open_table(path, ["note_id", "code"]).collect()
-    for row, (note_id, raw) in enumerate(rows.iter_rows(), 1):
+    rows = collect(open_table(path, ["note_id", "code"]), path)
+    for row, (key, raw) in enumerate(rows.iter_rows(), 1):
+        note_id = (key or "").strip()
         if note_id not in gold:
             continue
         code = canonical_code(raw or "", task.corpus.info.code_systems)

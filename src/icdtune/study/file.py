@@ -22,6 +22,8 @@ from icdtune.files import check_name, read_text
 
 PATHS = ("source", "lexicon", "file", "codes_file", "hosp", "note", "raw")
 """Options of corpus sources that are paths."""
+CODER_PATHS = ("reviewed",)
+"""Options of coders that are files of the user's."""
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
@@ -215,7 +217,18 @@ def _resolve(study: Study, folder: Path) -> Study:
     corpus.options = {
         key: str(folder / value) if key in PATHS else value for key, value in corpus.options.items()
     }
+    coders = [
+        row.model_copy(
+            update={
+                "options": {
+                    key: str(folder / value) if key in CODER_PATHS else value
+                    for key, value in row.options.items()
+                }
+            }
+        )
+        for row in study.coders
+    ]
     labels = study.labels.model_copy()
     if labels.source is not None:
         labels.source = str(folder / labels.source)
-    return study.model_copy(update={"corpus": corpus, "labels": labels})
+    return study.model_copy(update={"corpus": corpus, "labels": labels, "coders": coders})

@@ -184,7 +184,8 @@ def _base_files(choice: CoderChoice) -> Any:
     if model is None:
         return None
     path = Path(model_path(model))
-    return _files(path) if path.is_dir() else model
+    told = ("README.md", "evaluations.json")  # what a coder's folder says of itself decides nothing
+    return [each for each in _files(path) if each[0] not in told] if path.is_dir() else model
 
 
 def predictions_of(study: Study, task: Task, run: Run, announce: Announce) -> Predictions:

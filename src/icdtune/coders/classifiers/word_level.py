@@ -76,6 +76,7 @@ class WordClassifier(NeuralClassifier):
         found = NoteWords.of(self._words(note) for note in notes)
         self.vocabulary = Vocabulary.of(found, self.settings.min_count)
         encoded = self.vocabulary.encode_all(found)
+        del found
         network = self._network()
         try:
             config = network.config_class(
