@@ -103,14 +103,13 @@ def train(
     if start is not None:
         options["start"] = str(start)
     opened = Corpus(corpus)
-    before = earlier_coder(options)
     if push and not allow_protected:
         if opened.info.protected:
             raise IcdtuneError(
                 f"{corpus} is patient data, which trained weights can reveal. Give --allow-protected "
                 f"where your agreement covers the hub, or leave --push out"
             )
-        if before is not None:
+        if (before := earlier_coder(options)) is not None:
             check_open(before)
     task = Task(opened, load_labels(opened, labels))
     train_coder(coder, task, out, seed, options, overwrite)

@@ -187,34 +187,39 @@ def train_coder(
         if processes.first():
             with atomic_directory(folder, overwrite, "coder.json") as temporary:
                 coder.save(temporary)
-                seconds = round(clock(), 3)
-                training = getattr(coder, "training", None)
-                model = base_model(name, options)
-                data = data_of(task)
-                info = CoderInfo(
-                    coder=name,
-                    loader=getattr(coder, "loader", None),
-                    about=(inspect.getdoc(type(coder)) or "").split("\n\n")[0],
-                    options=named(options),
-                    corpus=task.corpus.info.name,
-                    corpus_hash=task.corpus.info.hash,
-                    label_space=task.labels.name,
-                    seed=seed,
-                    seconds=seconds,
-                    versions=versions(),
-                    data=data,
-                    stages=stages_of(
-                        name,
-                        {**options, "model": model} if model else options,
-                        seed,
-                        seconds,
-                        training if isinstance(training, dict) else {},
-                        data,
-                    ),
-                )
+                info = _describe(name, coder, task, seed, options, round(clock(), 3))
                 write_json(temporary / "coder.json", info.model_dump())
                 write_json(temporary / "labels.json", task.labels.model_dump())
                 write_card(temporary, info)
+
+
+def _describe(
+    name: str,
+    coder: TrainableCoder,
+    task: Task,
+    seed: int,
+    options: Mapping[str, Any],
+    seconds: float,
+) -> CoderInfo:
+    """The content of coder.json of a coder that has just been trained."""
+    training = getattr(coder, "training", None)
+    told = training if isinstance(training, dict) else {}
+    model, data = base_model(name, options), data_of(task)
+    given = {**options, "model": model} if model else options
+    return CoderInfo(
+        coder=name,
+        loader=getattr(coder, "loader", None),
+        about=(inspect.getdoc(type(coder)) or "").split("\n\n")[0],
+        options=named(options),
+        corpus=task.corpus.info.name,
+        corpus_hash=task.corpus.info.hash,
+        label_space=task.labels.name,
+        seed=seed,
+        seconds=seconds,
+        versions=versions(),
+        data=data,
+        stages=stages_of(name, given, seed, seconds, told, data),
+    )
 
 
 def option_files(options: Mapping[str, Any]) -> list[str]:

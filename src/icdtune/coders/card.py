@@ -42,14 +42,12 @@ class Stage(BaseModel):
 
 
 class Data(BaseModel):
-    """The corpus that a coder was trained on."""
+    """What there is to know of the corpus that a coder was trained on, beside its name and hash."""
 
     corpus: str
-    corpus_hash: str
     source: str
     protected: bool
     notes: dict[str, int]
-    label_space: str
     codes: int
 
 
@@ -96,11 +94,9 @@ def data_of(task: Task) -> Data:
     info = task.corpus.info
     return Data(
         corpus=info.name,
-        corpus_hash=info.hash,
         source=info.source,
         protected=info.protected,
         notes={name: split.notes for name, split in info.splits.items()},
-        label_space=task.labels.name,
         codes=len(task.labels.codes),
     )
 

@@ -291,6 +291,8 @@ class PHI(Reinforced):
             raise IcdtuneError(
                 "refill would throw hints away that the pools have drawn. Leave it to grpo"
             )
+        if reviewed is not None and not reviewed.is_file():  # before hours of other stages
+            raise IcdtuneError(f"{reviewed} does not exist. Check the path")
         self._notes, self._reviewed = notes, reviewed
         self._rules = partial(
             Curriculum,

@@ -36,9 +36,12 @@ Plan = Callable[[int], Sequence[Visit]]
 """The visits of a batch of rollouts, by its number from 0."""
 MOST_CUT = 0.2
 """Share of answers that may be cut at their budget before that is said."""
-CLIP, VLLM = 0.2, "http://localhost:8000"
 ALIKE = 5
 """Updates in a row without any advantage before that is said."""
+CLIP = 0.2
+"""How far from 1 a ratio may move (arXiv 2606.13940)."""
+VLLM = "http://localhost:8000"
+"""Where a vLLM server listens unless it is told otherwise."""
 
 
 class CodeSetTrainer(GRPOTrainer):
@@ -195,11 +198,8 @@ class CodeSetTrainer(GRPOTrainer):
 
     def _other(self, i: int, attempt: int) -> Visit:
         """The visit that takes the place of one: of another note, if a few draws find one."""
-        rng, others, now = (
-            self._rng("refill", i, attempt),
-            self._others(self._batch),
-            self._current[i],
-        )
+        now, others = self._current[i], self._others(self._batch)
+        rng = self._rng("refill", i, attempt)
         drawn = (rng.choice(others) for _ in range(10))
         return next((visit for visit in drawn if visit.note is not now.note), now)
 
