@@ -34,8 +34,12 @@ OPTIONS = {
 
 
 REINFORCED = ["visits=4", "group=3", "micro_groups=1", "learning_rate=1e-3", "kl=0.01"]
-STAGES = {"grpo": ["steps=4", *REINFORCED], "phi": ["rounds=2", "steps=2", "notes=24", *REINFORCED]}
-"""The divergence's coefficient makes the second process compute references as well."""
+STAGES = {
+    "grpo": ["steps=4", "refill=1", *REINFORCED],
+    "phi": ["rounds=2", "steps=2", "notes=24", "patience=2", *REINFORCED],
+}
+"""The divergence's coefficient makes the second process compute references as well, patience both
+processes predict val, and refills each its own notes."""
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +88,10 @@ def test_two_processes_sample_and_learn_what_one_does(
     for name in ("loss", "reward", "kl", "credit_rms", "prompt_tokens", "answer_tokens", "hinted"):
         expected = [row[name] for row in one]
         assert [row[name] for row in two] == pytest.approx(expected, abs=1e-4), name
+    first_rounds, second_rounds = (rounds(tmp_path / name) for name in ("one", "two"))
+    assert first_rounds == second_rounds
+    assert len(first_rounds) == (3 if coder == "phi" else 0)
+    assert all("macro_f1" in entry for entry in first_rounds)
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     start = load_file(tuned / "model.safetensors")
     assert max(float((first[key] - start[key]).abs().max()) for key in first) > 1e-3
@@ -102,6 +110,13 @@ def train(command: list[str], coder: str, corpus: Path, out: Path, options: list
 def history(folder: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = json.loads((folder / "training.json").read_text())["history"]
     return rows
+
+
+def rounds(folder: Path) -> list[dict[str, Any]]:
+    """PHI's rounds without their clocks."""
+    training = json.loads((folder / "training.json").read_text())
+    found: list[dict[str, Any]] = training.get("rounds", [])
+    return [{k: v for k, v in entry.items() if k != "seconds"} for entry in found]
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -311,6 +311,22 @@ def test_a_coder_takes_all_of_it(tuned: Path, small_task: Task, tmp_path: Path) 
             assert {name[:3] for name in visit.families} <= {c[:3] for c in visit.note.codes or ()}
 
 
+def test_a_training_ends_when_macro_f1_stalls(
+    tuned: Path, small_task: Task, tmp_path: Path
+) -> None:
+    """At a rate of next to nothing the coder answers as before: one round of four, then the end."""
+    coder = PHI(tuned, rounds=4, steps=1, patience=1, learning_rate=1e-12, **SMALL)
+    coder.fit(small_task, 1, tmp_path)
+    first, second = coder.training["rounds"]
+    assert first["macro_f1"] == second["macro_f1"]
+    assert coder.training["steps"] == len(coder.training["history"]) == 1
+
+
+def test_a_reviewed_table_that_is_not_there_is_said_at_once(tuned: Path, tmp_path: Path) -> None:
+    with pytest.raises(IcdtuneError, match="added.csv does not exist. Check the path"):
+        PHI(tuned, reviewed=tmp_path / "added.csv")
+
+
 def test_an_annealed_round_is_filled_up_without_hints(tmp_path: Path) -> None:
     """Three notes, two visits a step: the last visit comes again, and hints have ended."""
     for seed in range(20):
