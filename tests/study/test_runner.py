@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from icdtune.coders.base import option_files
 from icdtune.errors import IcdtuneError
 from icdtune.study.file import read_study
 from icdtune.study.runner import run_part, run_study
@@ -50,6 +51,25 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (study,) = read_study(write(base / "small.yaml"))
     run_study(study, base / "small")
     return base / "small"
+
+
+def test_a_coders_file_starts_at_the_studys_folder_and_decides_its_outcome(tmp_path: Path) -> None:
+    text = (
+        STUDY.split("coders:")[0]
+        + """coders:
+  - {name: sft, coder: sft}
+  - {name: phi, coder: phi, uses: {start: sft}, options: {reviewed: added.csv}}
+"""
+    )
+    added = tmp_path / "added.csv"
+    added.write_text("note_id,code\n")
+    (study,) = read_study(write(tmp_path / "small.yaml", text))
+    options = study.coders[1].options
+    assert options == {"reviewed": str(added)}
+    before = option_files(options)
+    added.write_text("note_id,code\ntrain-1,I10\n")
+    assert len(before) == 1
+    assert option_files(options) != before
 
 
 def test_a_study_leaves_every_stages_output(finished: Path) -> None:
