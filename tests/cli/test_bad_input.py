@@ -860,6 +860,39 @@ def test_a_label_space_without_codes_is_refused(refused):
     assert re.search(r'label space "mine" is empty.*Lower min_count', found)
 
 
+# Cards and hubs
+
+
+@pytest.mark.parametrize(
+    ("card", "message"),
+    [
+        ("corpus", "corpus is not a coder: it has no coder.json"),
+        ("bow", "the predictions are of dictionary (seed 1), bow is bow (seed 1)"),
+    ],
+)
+def test_metrics_go_into_the_card_of_the_coder_that_predicted(card, message, refused):
+    assert refused(*EVALUATE, "--card", card).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (*TRAIN, "--push", "me/coder"),
+        ("train", "dictionary", "--out", "dictionary", "--push", "me/coder"),
+    ],
+)
+def test_a_coder_of_patient_data_is_not_sent(arguments, refused):
+    assert "Give --allow-protected where your agreement covers" in refused(*arguments)
+
+
+def test_a_coder_that_started_from_patient_data_is_not_sent(refused):
+    """The corpus of this training is open; its start is not."""
+    edit_json("corpus/corpus.json", protected=False)
+    arguments = ("train", "grpo", "--start", "bow", "--corpus", "corpus", "--out", "new")
+    message = refused(*arguments, "--push", "me/coder")
+    assert message.startswith("bow was trained on patient data")
+
+
 # Coder folders
 
 

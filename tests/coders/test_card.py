@@ -81,6 +81,9 @@ def test_a_folder_names_no_place_on_the_machine(
     assert len(files) > 5
     for path in files:
         assert str(tmp_path.parent.parent) not in path.read_text(), path.name
+    # An adapter is of no use without the folder of its model, and is not sent.
+    with pytest.raises(IcdtuneError, match="is an adapter of a model in a local folder"):
+        push(tmp_path / "sft", "me/coder")
 
 
 def test_evaluations_stand_in_the_card_with_their_intervals(

@@ -223,6 +223,8 @@ def evaluate(
         raise IcdtuneError("--against needs resamples. Leave --resamples out or give 1000")
     _one_coder(predictions, [info for _, info in read[: len(predictions)]])
     first = read[0][1]
+    if card is not None:
+        _check_card(card, first)
     split = split or (first.split if first else "test")
     task = Task(opened, load_labels(opened, labels or (first.label_space if first else "full")))
     for path, (_, info) in zip(paths, read, strict=True):
@@ -243,18 +245,20 @@ def evaluate(
     if out is not None:
         write_json(out, metrics)
     if card is not None:
-        _keep(card, metrics, first)
+        from icdtune.coders.card import keep_evaluation
+
+        keep_evaluation(card, metrics)
     if as_json:
         print_json(metrics)
     else:
         _print_metrics(metrics, against)
 
 
-def _keep(card: Path, metrics: dict[str, Any], info: PredictionInfo | None) -> None:
-    """Put metrics into a coder's card; IcdtuneError where another coder made the predictions."""
+def _check_card(card: Path, info: PredictionInfo | None) -> None:
+    """IcdtuneError where a folder is no coder's, or another coder's than made the predictions."""
     import icdtune.posttrain  # noqa: F401  (adds its stages to the coders)
     from icdtune.coders import CODERS
-    from icdtune.coders.card import keep_evaluation, read_coder_info
+    from icdtune.coders.card import read_coder_info
     from icdtune.errors import IcdtuneError
 
     own = read_coder_info(card)
@@ -263,7 +267,6 @@ def _keep(card: Path, metrics: dict[str, Any], info: PredictionInfo | None) -> N
             f"the predictions are of {info.coder} (seed {info.seed}), {card} is {own.coder} (seed "
             f"{own.seed}). Give the folder of the coder that predicted"
         )
-    keep_evaluation(card, metrics)
 
 
 def _evidence(
