@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icdtune.coders.base import load_coder, run_coder, train_coder
+from icdtune.coders import base
+from icdtune.coders.base import TrainableCoder, load_coder, make_coder, run_coder, train_coder
 from icdtune.coders.generative import GenerativeCoder, end_ids, spell, start_coder
 from icdtune.coders.models import MissingModelError, load_model, load_tokenizer
 from icdtune.data.labels import Task
@@ -209,17 +211,19 @@ def test_a_whole_training_on_an_adapter_keeps_whole_weights(
 
 
 @pytest.fixture
-def made(small_task: Task) -> Callable[..., GenerativeCoder]:
-    """Train a stage with an adapter of rank 4, save it, and keep it in memory too."""
+def made(small_task: Task, monkeypatch: pytest.MonkeyPatch) -> Callable[..., GenerativeCoder]:
+    """Train a stage with an adapter of rank 4 into its folder, and keep it in memory too."""
+    kept: list[TrainableCoder] = []
+
+    def keeping(name: str, options: Mapping[str, Any]) -> TrainableCoder:
+        kept.append(make_coder(name, options))
+        return kept[-1]
+
+    monkeypatch.setattr(base, "make_coder", keeping)
 
     def train(stage: str, folder: Path, **options: object) -> GenerativeCoder:
-        from icdtune.coders.base import make_coder
-
-        coder = make_coder(stage, {"lora_rank": 4} | options)
-        coder.fit(small_task, 1, folder.parent / f"{folder.name}-work")
-        folder.mkdir()
-        coder.save(folder)
-        write_json(folder / "labels.json", small_task.labels.model_dump())
+        train_coder(stage, small_task, folder, 1, {"lora_rank": 4} | options)
+        coder = kept[-1]
         assert isinstance(coder, GenerativeCoder)
         return coder
 
